@@ -1,0 +1,123 @@
+"""What every task returns: token ids with labels, and counterfactual cases with the answers they should lead to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+from numpy import ndarray
+from torch import Tensor
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class LabelledPrompts:
+    """Token ids, right-padded so that under causal attention no real token sees padding, and a table with one
+    row per probed token.
+
+    Attributes:
+        task: Name of the task, as in `tasks.load(name)`.
+        tokens: (prompt, pos) token ids.
+        lengths: (prompt,) real tokens of each prompt; the rest is padding.
+        examples: One row per probed token. `prompt` and `pos` point into `tokens`; a `group` (a maze, a game, a
+            city) never straddles splits; `split` is train, validation or test. A label column is named
+            `scheme/target`: `mine_theirs/c4` is the state of square c4 under the scheme `mine_theirs`.
+        classes: scheme -> names of the integer codes. A scheme without classes is numeric, in its own units.
+        shortcuts: scheme -> schemes that hold a *prediction* of it which needs no model (discs never flip; the
+            degree of a maze cell); every score is reported beside them.
+        subsets: Name -> (example, target) mask on which scores are reported as well (occupied squares).
+    """
+
+    task: str
+    tokens: Int[Tensor, "prompt pos"]
+    lengths: Int[Tensor, " prompt"]
+    examples: pd.DataFrame
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shortcuts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    subsets: Mapping[str, Bool[ndarray, "example target"]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if missing := {"prompt", "pos", "group", "split"} - set(self.examples):
+            raise ValueError(f"examples lacks {sorted(missing)}, it has {list(self.examples)[:8]}; add the missing columns")
+        if unknown := set(self.examples["split"]) - set(SPLITS):
+            raise ValueError(f"split must be one of {SPLITS}, found {sorted(unknown)}; see tasks.split_by_group")
+        beyond = self.examples["pos"].to_numpy() >= self.lengths.numpy()[self.examples["prompt"].to_numpy()]
+        if beyond.any():
+            row = int(np.flatnonzero(beyond)[0])
+            raise ValueError(f"example {row} probes position {self.examples['pos'].iat[row]} of prompt "
+                             f"{self.examples['prompt'].iat[row]}, which is padding; drop that row")
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def schemes(self) -> list[str]:
+        """Names of the label schemes, shortcut predictions included, in column order."""
+        return list(dict.fromkeys(c.split("/", 1)[0] for c in self.examples if "/" in c))
+
+    def targets(self, scheme: str) -> list[str]:
+        """Names of the targets of a scheme: squares, edges, coordinates."""
+        names = [c.split("/", 1)[1] for c in self.examples if c.startswith(f"{scheme}/")]
+        if not names:
+            raise KeyError(f"no label scheme {scheme!r} in task {self.task!r}; it has {self.schemes}")
+        return names
+
+    def labels(self, scheme: str) -> Int[ndarray, "example target"]:
+        """Codes of a scheme, one column per target."""
+        return self.examples[[f"{scheme}/{t}" for t in self.targets(scheme)]].to_numpy()
+
+    def rows(self, split: str) -> Bool[ndarray, " example"]:
+        """Mask of the examples of one split."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
+        return (self.examples["split"] == split).to_numpy()
+
+
+@dataclass(frozen=True)
+class Counterfactuals:
+    """Prompts with one fact to change inside the model, and the right next tokens before and after the change.
+
+    Attributes:
+        tokens, lengths: As in `LabelledPrompts`; the edit is applied at the last real token.
+        cases: One row per case: `prompt`, `target` (which label is changed: `c4`), `was` and `becomes` (codes of
+            `scheme`), `group` (cases of one group are resampled together), and `split`: `choose` (layers and doses
+            are picked there) or `report`.
+        right_before, right_after: (case, d_vocab) next tokens that are right before and after the change.
+        kind: How the cases were made, e.g. `flip, published`; printed beside every number.
+    """
+
+    task: str
+    kind: str
+    scheme: str
+    tokens: Int[Tensor, "prompt pos"]
+    lengths: Int[Tensor, " prompt"]
+    cases: pd.DataFrame
+    right_before: Bool[ndarray, "case d_vocab"]
+    right_after: Bool[ndarray, "case d_vocab"]
+
+    def __post_init__(self):
+        if missing := {"prompt", "target", "was", "becomes", "group", "split"} - set(self.cases):
+            raise ValueError(f"cases lacks {sorted(missing)}, it has {list(self.cases)}; add the missing columns")
+        if unknown := set(self.cases["split"]) - {"choose", "report"}:
+            raise ValueError(f"split of a case must be 'choose' or 'report', found {sorted(unknown)}")
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+def split_by_group(group: ndarray, seed: int = 0, validation: float = 0.1, test: float = 0.2) -> ndarray:
+    """Split names for every row; all rows of a group get the same one: (row,) of train / validation / test.
+
+    Groups are shuffled with `seed` and dealt by count of groups, not of rows.
+    """
+    names, index = np.unique(group, return_inverse=True)
+    if len(names) < 3:
+        raise ValueError(f"a split into train, validation and test needs at least 3 groups, there are {len(names)}")
+    order = np.random.default_rng(seed).permutation(len(names))
+    n_test, n_validation = max(1, round(test * len(names))), max(1, round(validation * len(names)))
+    split = np.full(len(names), "train", dtype=object)
+    split[order[:n_test]] = "test"
+    split[order[n_test : n_test + n_validation]] = "validation"
+    return split[index]
