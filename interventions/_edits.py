@@ -1,0 +1,188 @@
+"""Edits: functions on the rows of an activation that return the changed rows.
+
+An edit takes `x` (batch, d_model) and `rows` (batch,), the numbers of the cases that the rows of `x` belong to, so
+that every case may have a direction, a target or a source of its own. Wherever a factory below takes one vector per
+case, a single vector serves all of them. An edit never writes into `x`. The same edit runs under `LastToken` (the
+last token of every case) and, through `hook`, as a plain transformer-lens hook on whole sequences.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Edit = Callable[[Float[Tensor, "batch d_model"], Int[Tensor, " batch"]], Float[Tensor, "batch d_model"]]
+
+
+class _PerCase:
+    """A constant of every case, or one for all of them: checked once, moved once to where the activations are."""
+
+    def __init__(self, name: str, values: Tensor, ndim: int):
+        values = torch.as_tensor(values)
+        values = values[None] if values.ndim == ndim - 1 else values  # one for all
+        if values.ndim != ndim or not len(values):
+            raise ValueError(f"{name} wants {ndim} axes, the first over cases (or of length 1), it has shape "
+                             f"{tuple(values.shape)}; add or drop an axis")
+        if not torch.isfinite(values).all():
+            bad = (~torch.isfinite(values).flatten(1).all(1)).nonzero()[:, 0].tolist()
+            raise ValueError(f"{name} is not finite for {len(bad)} of {len(values)} cases (first: {bad[:5]}); look at "
+                             "the probe it came from")
+        self.name, self.values = name, values
+
+    def at(self, x: Tensor, rows: Tensor) -> Tensor:
+        if self.values.device != x.device or self.values.dtype != x.dtype:
+            self.values = self.values.to(x)
+        if len(self.values) == 1:
+            return self.values
+        if int(rows.max()) >= len(self.values):
+            raise ValueError(f"{self.name} is given for {len(self.values)} cases, but case {int(rows.max())} was asked "
+                             "for; give one row per case, or one row for all")
+        return self.values[rows]
+
+
+def _edit(change: Callable[[Tensor, Tensor], Tensor], *constants: _PerCase, width: int | None) -> Edit:
+    """`change` with its width checked; says how many cases it holds constants for (`n_cases`, 1 = any number)."""
+
+    def edit(x, rows):
+        if width is not None and x.shape[-1] != width:
+            raise ValueError(f"the edit's direction is {width} wide, the activations are {x.shape[-1]} wide; fit the "
+                             "direction on this model and site")
+        return change(x, rows)
+
+    edit.n_cases = max((len(c.values) for c in constants), default=1)
+    edit.width = width
+    return edit
+
+
+def steer(direction: Float[Tensor, "... d_model"], alpha: float = 1.0) -> Edit:
+    """x + alpha v; `alpha` counts lengths of `direction` (case|1, d_model) as given."""
+    v = _PerCase("direction", direction, 2)
+    return _edit(lambda x, rows: x + alpha * v.at(x, rows), v, width=v.values.shape[-1])
+
+
+def move_to(
+    read: Float[Tensor, "... d_model"],
+    target: Float[Tensor, "..."] | float,
+    write: Float[Tensor, "... d_model"] | None = None,
+    alpha: float = 1.0,
+) -> Edit:
+    """x + alpha (c - x.r) w / (r.w): at alpha = 1 the reading x.r becomes exactly c, whatever the scale of r and w.
+
+    With c the mean reading of the class to be written this is the scale-free flip; with c = mu.r it is the oblique
+    erasure of (x - mu).r along w (the LEACE pair of a binary label).
+
+    Args:
+        read: (case|1, d_model) r, what the projection is taken with.
+        target: (case|1,) c, in units of x.r.
+        write: (case|1, d_model) w, the direction that is moved along; r itself when missing.
+        alpha: Share of the way to c.
+    Raises:
+        ValueError: r and w are orthogonal in some case: no move along w changes the reading.
+    """
+    r, c = _PerCase("read", read, 2), _PerCase("target", torch.as_tensor(target, dtype=torch.float32), 1)
+    w = r if write is None else _PerCase("write", write, 2)
+    overlap = torch.cosine_similarity(r.values.double(), w.values.double(), dim=-1).abs()
+    if (flat := overlap < 1e-6).any():
+        raise ValueError(f"read and write are orthogonal in {int(flat.sum())} of {len(flat)} cases (first: case "
+                         f"{int(flat.nonzero()[0])}): moving along write cannot change the reading; take another pair")
+
+    def change(x, rows):
+        reading, writing = r.at(x, rows), w.at(x, rows)
+        gap = c.at(x, rows) - (x * reading).sum(-1)
+        return x + (alpha * gap / (reading * writing).sum(-1))[:, None] * writing
+
+    return _edit(change, r, c, w, width=r.values.shape[-1])
+
+
+def _orthonormal(basis: Tensor) -> Tensor:
+    """(case|1, rank, d_model) orthonormal rows of the same span, from directions (case|1, d_model) or bases."""
+    basis = torch.as_tensor(basis)
+    basis = basis[None] if basis.ndim == 1 else basis
+    basis = basis[:, None] if basis.ndim == 2 else basis
+    if not torch.isfinite(basis).all():
+        raise ValueError("the subspace is not finite; look at the probe it came from")
+    q, r = torch.linalg.qr(basis.double().transpose(-1, -2))
+    size = r.diagonal(dim1=-2, dim2=-1).abs()
+    if (size <= 1e-10 * basis.double().norm(dim=-1).amax().clamp_min(1e-300)).any():
+        raise ValueError("the rows of the subspace are linearly dependent or zero; drop the superfluous rows")
+    return q.transpose(-1, -2).to(basis.dtype)
+
+
+def project_out(basis: Float[Tensor, "... d_model"], mean: Float[Tensor, "... d_model"] | None = None) -> Edit:
+    """x - (x - mu) Q Q^T: removes the component in a subspace (zero-ablation), or, with the mean of a reference set,
+    only its variation (mean-ablation, which stays on distribution).
+
+    Args:
+        basis: A direction (d_model,), one direction per case (case, d_model), or a subspace per case (case|1, rank,
+            d_model); orthonormalised here. One subspace for all cases is `basis[None]`.
+        mean: (case|1, d_model) mu.
+    """
+    return patch_from(torch.zeros(torch.as_tensor(basis).shape[-1]) if mean is None else mean, basis)
+
+
+def reflect(direction: Float[Tensor, "... d_model"], midpoint: Float[Tensor, "... d_model"]) -> Edit:
+    """x - 2 ((x - m).r) r with unit r: mirrors the component along `direction` at `midpoint` (case|1, d_model)."""
+    q, m = _PerCase("direction", _orthonormal(direction)[:, 0], 2), _PerCase("midpoint", midpoint, 2)
+
+    def change(x, rows):
+        r = q.at(x, rows)
+        return x - 2 * ((x - m.at(x, rows)) * r).sum(-1, keepdim=True) * r
+
+    return _edit(change, q, m, width=q.values.shape[-1])
+
+
+def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... d_model"] | None = None) -> Edit:
+    """x + P (s - x): the component in the subspace comes from `source` (case|1, d_model), the rest stays.
+
+    `basis` as in `project_out`; without it the whole activation is replaced.
+    """
+    s = _PerCase("source", source, 2)
+    if basis is None:
+        return _edit(lambda x, rows: s.at(x, rows).expand_as(x), s, width=s.values.shape[-1])
+    q = _PerCase("basis", _orthonormal(basis), 3)
+    if q.values.shape[-1] != s.values.shape[-1]:
+        raise ValueError(f"basis is {q.values.shape[-1]} wide, source {s.values.shape[-1]}; both live in d_model")
+
+    def change(x, rows):
+        rows_of_q = q.at(x, rows)
+        inside = torch.einsum("bkd,bd->bk", rows_of_q.expand(len(x), -1, -1), s.at(x, rows) - x)
+        return x + torch.einsum("bkd,bk->bd", rows_of_q.expand(len(x), -1, -1), inside)
+
+    return _edit(change, s, q, width=q.values.shape[-1])
+
+
+def compose(*edits: Edit) -> Edit:
+    """The edits one after another, the first one first."""
+
+    def edit(x, rows):
+        for each in edits:
+            x = each(x, rows)
+        return x
+
+    edit.n_cases = max((getattr(each, "n_cases", 1) for each in edits), default=1)
+    edit.width = next((w for each in edits if (w := getattr(each, "width", None)) is not None), None)
+    return edit
+
+
+def hook(edit: Edit, rows: Int[Tensor, " batch"], positions: Int[Tensor, " batch"] | int = -1):
+    """`edit` as a plain transformer-lens hook `(resid, hook) -> resid` on whole sequences.
+
+    Args:
+        rows: (batch,) which case each sequence of the batch is.
+        positions: The position to edit, one per sequence or one for all.
+    """
+
+    def edited(resid: Float[Tensor, "batch pos d_model"], hook=None) -> Float[Tensor, "batch pos d_model"]:
+        if len(rows) != len(resid):
+            raise ValueError(f"rows names {len(rows)} cases, the batch has {len(resid)}; give one case per sequence")
+        at = torch.as_tensor(positions, device=resid.device).expand(len(resid))
+        if int(at.max()) >= resid.shape[1] or int(at.min()) < -resid.shape[1]:
+            raise ValueError(f"position {int(at.max())} is outside the sequence of {resid.shape[1]} tokens; positions "
+                             "count from 0, or from -1 backwards")
+        index = torch.arange(len(resid), device=resid.device)
+        resid = resid.clone()
+        resid[index, at] = edit(resid[index, at], rows.to(resid.device))
+        return resid
+
+    return edited

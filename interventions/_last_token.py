@@ -1,0 +1,352 @@
+"""Many edits of the last token of many cases, at little more than the cost of that token.
+
+Under causal attention an edit at the last token changes nothing before it. So the keys and values of everything
+before are computed once per case and shared by all arms (an arm = one set of edits), and arms that fit into one
+batch are run together. On models without a key/value cache the same calls run whole sequences.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from probing._sites import Site
+from tasks._prompts import Counterfactuals
+
+from ._edits import Edit
+
+Edits = Mapping[Site, Edit]
+Acts = dict[Site, Float[Tensor, "case d_model"]]
+
+
+@dataclass
+class _Batch:
+    """Cases of equal length: where they stand in the output, their case numbers, their tokens, their prefix."""
+
+    places: Int[Tensor, " batch"]
+    rows: Int[Tensor, " batch"]
+    tokens: Int[Tensor, "batch pos"]
+    prefix: DynamicCache | None = None
+
+
+@dataclass
+class _Now:
+    """What the hooks do at the moment: nothing, or edit and read `position` for some arms (stacked, arm-major)."""
+
+    arms: Sequence[Edits] | None = None
+    rows: Int[Tensor, " batch"] | None = None
+    position: int = 0
+    read: dict = field(default_factory=dict)
+
+
+class LastToken:
+    """Logits of the last token of every case under edits of that token.
+
+    Args:
+        tokens, lengths: (case, pos) right-padded token ids and (case,) real tokens, as in `tasks.Counterfactuals`.
+        share_prefix: Compute everything before the last token once (needs a key/value cache). When missing it is
+            done where it was found, on two of the cases, to give the logits of whole sequences; `True` insists.
+        batch_size: Most last tokens in one forward pass (cases x arms), and most cases of one prefix pass.
+        keep_bytes: Keys and values kept between calls; past this they are computed once per call instead.
+
+    Attributes:
+        rows: (case,) case numbers that edits see; 0, 1, ... unless this is a `select`ion.
+        shares_prefix: Whether the prefix is shared.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokens: Int[Tensor, "case pos"],
+        lengths: Int[Tensor, " case"],
+        *,
+        share_prefix: bool | None = None,
+        batch_size: int = 512,
+        keep_bytes: int = 2**31,
+    ):
+        if len(lengths) != len(tokens) or not len(lengths):
+            raise ValueError(f"lengths is for {len(lengths)} cases, tokens for {len(tokens)}; give one of each a case")
+        if int(lengths.min()) < 1 or int(lengths.max()) > tokens.shape[1]:
+            raise ValueError(f"lengths must lie in 1..{tokens.shape[1]}, they run from {int(lengths.min())} to "
+                             f"{int(lengths.max())}; count the real tokens of every case")
+        n_ctx = getattr(model.cfg, "n_ctx", None)
+        if n_ctx and int(lengths.max()) > n_ctx:
+            raise ValueError(f"case {int(lengths.argmax())} has {int(lengths.max())} tokens, the model's context is "
+                             f"{n_ctx}; shorten it or drop it")
+        self.model, self.batch_size, self.keep_bytes = model, batch_size, keep_bytes
+        self.device = next(model.parameters()).device
+        self.tokens, self.lengths = tokens, lengths.cpu()
+        self.rows = torch.arange(len(tokens))
+        self._kept = 0
+        self._batches = self._group()
+        forward = inspect.signature(model.original_model.forward).parameters
+        self._brief = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}  # no unembedding of the prefix
+        self.shares_prefix = self._can_share() if share_prefix is None else share_prefix
+        if share_prefix and not self._can_share():
+            raise ValueError(f"{type(model.original_model).__name__} gives other logits through a key/value cache than "
+                             "on whole sequences, or has none; leave share_prefix out to run whole sequences")
+
+    @classmethod
+    def of(cls, model, cases: Counterfactuals, **options) -> "LastToken":
+        """The last tokens of counterfactual cases, in their order."""
+        prompt = torch.as_tensor(cases.cases["prompt"].to_numpy(copy=True))
+        return cls(model, cases.tokens[prompt], cases.lengths[prompt], **options)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, where) -> "LastToken":
+        """Some of the cases, by mask or index, without computing anything again. Edits keep counting all cases:
+        the numbers in `rows` stay what they were."""
+        places = torch.as_tensor(np.arange(len(self))[np.asarray(where)])
+        part = copy.copy(self)
+        part.tokens, part.lengths, part.rows = self.tokens[places], self.lengths[places], self.rows[places]
+        part._batches, part._kept = [], 0
+        new_place = torch.full((len(self),), -1)
+        new_place[places] = torch.arange(len(places))
+        for batch in self._batches:
+            inside = (new_place[batch.places] >= 0).nonzero()[:, 0]
+            if not len(inside):
+                continue
+            prefix = batch.prefix
+            if prefix is not None and len(inside) < len(batch.places):
+                prefix = _map_cache(prefix, lambda t, inside=inside: t[inside.to(t.device)])
+            part._kept += _bytes(prefix)
+            part._batches.append(_Batch(new_place[batch.places][inside], batch.rows[inside.to(batch.rows.device)],
+                                        batch.tokens[inside.to(batch.tokens.device)], prefix))
+        return part
+
+    def logits(self, edits: Edits | None = None, read: Sequence[Site] = ()):
+        """(case, d_vocab) logits of the next token; with `read`, also {site: (case, d_model)} of the last token there,
+        edits of that site included."""
+        out, acts = self._collect([edits or {}], read)
+        return (out[0], {site: x[0] for site, x in acts.items()}) if read else out[0]
+
+    def logits_many(self, arms: Sequence[Edits], read: Sequence[Site] = ()):
+        """`logits` of several arms at once: (arm, case, d_vocab), and {site: (arm, case, d_model)} with `read`."""
+        out, acts = self._collect(arms, read)
+        return (out, acts) if read else out
+
+    def measure(
+        self, arms: Sequence[Edits], score: Callable[[Tensor, Tensor], Tensor]
+    ) -> Float[Tensor, "arm case number"]:
+        """`score(logits (batch, d_vocab), places (batch,)) -> (batch, number)` of every arm, without ever holding the
+        logits of more than one batch. `places` point into the cases of this object (not into `rows`)."""
+        out: Tensor | None = None
+
+        def take(first, batch, logits, acts):
+            nonlocal out
+            for arm, each in enumerate(logits, first):
+                numbers = score(each, batch.places)
+                if out is None:
+                    out = torch.empty(len(arms), len(self), numbers.shape[-1], dtype=numbers.dtype)
+                out[arm, batch.places] = numbers.cpu()
+
+        self._run(arms, take)
+        return torch.empty(0, len(self), 0) if out is None else out
+
+    def generate(self, edits: Edits | None = None, n_tokens: int = 1) -> Int[Tensor, "case n_tokens"]:
+        """Greedy continuation of every case. Only the last token of the case is edited; the tokens that follow see
+        its edited keys and values. Memory as for one arm."""
+        longest, n_ctx = int(self.lengths.max()), getattr(self.model.cfg, "n_ctx", None)
+        if n_tokens < 1 or (n_ctx and longest + n_tokens - 1 > n_ctx):
+            raise ValueError(f"n_tokens = {n_tokens} after a case of {longest} tokens; wanted at least 1, and all but "
+                             f"the last within the context of {n_ctx}")
+        edits = edits or {}
+        self._check([edits])
+        out, now = torch.empty(len(self), n_tokens, dtype=torch.long), _Now()
+        with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks([edits], (), now)):
+            for batch in self._batches:
+                out[batch.places] = self._continue(batch, edits, n_tokens, now).cpu()
+        return out
+
+    def _continue(self, batch: _Batch, edits: Edits, n_tokens: int, now: _Now) -> Tensor:
+        tokens, length = batch.tokens, batch.tokens.shape[1]
+        cache = _map_cache(self._prefix(batch)) if self.shares_prefix else None
+        for step in range(n_tokens):
+            first = step == 0 or cache is None  # whole sequences are edited anew at every step
+            now.arms, now.rows = ([edits] if first else None), batch.rows
+            now.position = 0 if cache is not None else length - 1
+            logits = self._forward(tokens if cache is None else tokens[:, -1:], cache)
+            now.arms = None
+            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True).to(tokens)], dim=1)
+        return tokens[:, length:]
+
+    def _collect(self, arms: Sequence[Edits], read: Sequence[Site]):
+        out: list = []
+        acts: dict = {site: [] for site in read}
+        places: list = []
+
+        def place(store: list, first: int, batch: _Batch, values: Tensor) -> None:
+            if not store:
+                store.append(values.new_empty(len(arms), len(self), values.shape[-1]))
+            store[0][first : first + len(values), batch.places.to(values.device)] = values
+
+        def take(first, batch, logits, seen):
+            places.append(batch)
+            place(out, first, batch, logits)
+            for site in read:
+                place(acts[site], first, batch, seen[site])
+
+        self._run(arms, take, read)
+        return (out[0] if out else torch.empty(0, len(self), 0)), {site: x[0] for site, x in acts.items() if x}
+
+    def _run(self, arms: Sequence[Edits], take: Callable, read: Sequence[Site] = ()) -> None:
+        """Calls `take(first arm, batch, logits (arm, batch, d_vocab), {site: (arm, batch, d_model)})` for all."""
+        self._check(arms, read)
+        now = _Now()
+        with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, read, now)):
+            for batch in self._batches:
+                prefix = self._prefix(batch) if self.shares_prefix else None
+                together = max(1, self.batch_size // len(batch.rows))
+                wide, width = None, 0
+                for first in range(0, len(arms), together):
+                    chunk = arms[first : first + together]
+                    if prefix is not None and width != len(chunk):
+                        width = len(chunk)
+                        wide = _widen(prefix, width)
+                    tokens = batch.tokens[:, -1:] if prefix is not None else batch.tokens
+                    now.arms, now.rows, now.position = chunk, batch.rows, tokens.shape[1] - 1
+                    logits = self._forward(tokens.repeat(len(chunk), 1), wide and _map_cache(wide))
+                    now.arms = None
+                    take(first, batch, logits.reshape(len(chunk), len(batch.rows), -1), now.read)
+
+    def _forward(self, tokens: Tensor, cache: DynamicCache | None) -> Tensor:
+        """Logits of the last position (batch, d_vocab)."""
+        shared = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        return self.model(tokens, **shared, **self._brief)[:, -1]
+
+    def _prefix(self, batch: _Batch) -> DynamicCache:
+        """Keys and values of everything before the last token of a batch, kept while they fit into `keep_bytes`."""
+        if batch.prefix is not None:
+            return batch.prefix
+        prefix = self._empty_cache()
+        if batch.tokens.shape[1] > 1:
+            self._forward(batch.tokens[:, :-1], prefix)
+        if self._kept + _bytes(prefix) <= self.keep_bytes:
+            batch.prefix, self._kept = prefix, self._kept + _bytes(prefix)
+        return prefix
+
+    def _empty_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.original_model.config)
+
+    def _hooks(self, arms: Sequence[Edits], read: Sequence[Site], now: _Now) -> list:
+        def edit_at(site):
+            def edit(resid, hook):
+                if now.arms is None:
+                    return resid
+                last = resid[:, now.position].reshape(len(now.arms), len(now.rows), -1)
+                rows = now.rows.to(resid.device)
+                new = [arm[site](x, rows) if site in arm else x for arm, x in zip(now.arms, last, strict=True)]
+                resid = resid.clone()
+                resid[:, now.position] = torch.cat(new).to(resid.dtype)
+                return resid
+
+            return edit
+
+        def read_at(site):
+            def keep(resid, hook):
+                if now.arms is not None:
+                    now.read[site] = resid[:, now.position].reshape(len(now.arms), len(now.rows), -1).clone()
+                return resid
+
+            return keep
+
+        edited = dict.fromkeys(site for arm in arms for site in arm)
+        # readers come second at a site, so that they see what the edit left there
+        return [(site.hook, edit_at(site)) for site in edited] + [(site.hook, read_at(site)) for site in read]
+
+    def _check(self, arms: Sequence[Edits], read: Sequence[Site] = ()) -> None:
+        cfg = self.model.cfg
+        for site, edit in ((site, edit) for arm in arms for site, edit in arm.items()):
+            if site.stream == "resid_mid":
+                raise ValueError(f"{site} cannot be edited: transformer-lens' resid_mid is the input of the MLP, so an "
+                                 f"edit there leaves the stream as it was; edit {Site('attn_out', site.layer)} instead")
+            if (width := getattr(edit, "width", None)) not in (None, cfg.d_model):
+                raise ValueError(f"the edit at {site} is {width} wide, the model's stream is {cfg.d_model} wide; fit "
+                                 "the direction on this model")
+            if (n := getattr(edit, "n_cases", 1)) != 1 and n <= int(self.rows.max()):
+                raise ValueError(f"the edit at {site} is for {n} cases, but there is a case number "
+                                 f"{int(self.rows.max())}; give one row per case, or one row for all")
+        for site in {site for arm in arms for site in arm} | set(read):
+            if site.layer >= cfg.n_layers:
+                raise ValueError(f"no site {site}: the model has {cfg.n_layers} layers; the last is "
+                                 f"{Site(site.stream, cfg.n_layers - 1)}")
+
+    def _group(self) -> list[_Batch]:
+        batches = []
+        for length in self.lengths.unique().tolist():
+            for places in (self.lengths == length).nonzero()[:, 0].split(self.batch_size):
+                tokens = self.tokens[places.to(self.tokens.device), :length].to(self.device)
+                batches.append(_Batch(places, self.rows[places].to(self.device), tokens))
+        return batches
+
+    def _can_share(self) -> bool:
+        """Whether a key/value cache gives the logits of whole sequences, seen on two of the longest cases."""
+        if not isinstance(getattr(self.model.original_model, "config", None), PreTrainedConfig):
+            return False
+        longest = self._batches[-1]
+        sample = _Batch(longest.places[:2], longest.rows[:2], longest.tokens[:2])
+        empty = self._empty_cache()
+        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in empty.layers):
+            return False  # recurrent states are changed in place: a second arm would see the first
+        with torch.no_grad():
+            whole = self._forward(sample.tokens, None)
+            if sample.tokens.shape[1] > 1:
+                self._forward(sample.tokens[:, :-1], empty)
+                if empty.get_seq_length() != sample.tokens.shape[1] - 1:
+                    return False
+            shared = self._forward(sample.tokens[:, -1:], empty)
+        tolerance = 50 * torch.finfo(whole.dtype).eps * float(whole.abs().max().clamp_min(1))
+        return float((whole - shared).abs().max()) <= tolerance
+
+
+class _WithSlot(DynamicLayer):
+    """Keys and values with room for one more token, which every forward pass writes anew: nothing is copied."""
+
+    def __init__(self, layer: DynamicLayer, n: int):
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self.keys, self.values = (F.pad(t, (0, 0, 0, 1)).repeat(n, 1, 1, 1) for t in (layer.keys, layer.values))
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        self.keys[:, :, -1:], self.values[:, :, -1:] = key_states, value_states
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[-2] - 1
+
+
+def _widen(prefix: DynamicCache, n: int) -> DynamicCache:
+    """The prefix `n` times along the batch, to be followed by one more token, any number of times."""
+    wide = _map_cache(prefix)
+    for i, layer in enumerate(wide.layers):
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            wide.layers[i] = _WithSlot(layer, n)
+        elif layer.is_initialized:
+            layer.keys, layer.values = (t.repeat(n, 1, 1, 1) for t in (layer.keys, layer.values))
+    return wide
+
+
+def _map_cache(cache: DynamicCache, change: Callable[[Tensor], Tensor] | None = None) -> DynamicCache:
+    """A cache of its own that grows without touching the first (layers replace their tensors, they never write into
+    them), with `change` applied to keys and values."""
+    new = copy.copy(cache)
+    new.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in new.layers:
+        if change is not None and layer.is_initialized:
+            layer.keys, layer.values = change(layer.keys), change(layer.values)
+    return new
+
+
+def _bytes(cache: DynamicCache | None) -> int:
+    layers = [] if cache is None else [layer for layer in cache.layers if layer.is_initialized]
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)

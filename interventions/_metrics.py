@@ -1,0 +1,59 @@
+"""What an edit did to the next-token distribution: one number per case, from the logits of the last token."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PerCase = Float[Tensor, " case"]
+Logits = Float[Tensor, "case d_vocab"]
+
+
+def set_error(logits: Logits, right: Bool[Tensor, "case d_vocab"], ignore: tuple[int, ...] = (0,)) -> PerCase:
+    """|P - R| + |R - P|: false positives plus false negatives of the top picks, where R is the set of right tokens
+    and P the |R| tokens of highest logit.
+
+    Args:
+        right: (case, d_vocab) R.
+        ignore: Tokens that are never picked; by default padding, token 0.
+    Raises:
+        ValueError: Logits are not a number, or fewer tokens can be picked than are right.
+    Source: Li et al., arXiv:2210.13382, section 4.2; both terms are equal, so the error is even.
+    """
+    right = torch.as_tensor(right, device=logits.device)
+    if torch.isnan(logits).any():
+        bad = torch.isnan(logits).any(-1).nonzero()[:, 0].tolist()
+        raise ValueError(f"logits of {len(bad)} cases are not a number (first: {bad[:5]}); lower the dose, or look at "
+                         "the direction")
+    n_right = right.sum(-1)
+    if (n_picks := int(n_right.max()) if len(right) else 0) > logits.shape[-1] - len(ignore):
+        raise ValueError(f"{n_picks} tokens are right, but only {logits.shape[-1] - len(ignore)} can be picked; check "
+                         "the right answers and `ignore`")
+    logits = logits.clone()
+    logits[:, list(ignore)] = -torch.inf
+    picks = logits.topk(n_picks, dim=-1).indices
+    counted = torch.arange(n_picks, device=logits.device) < n_right[:, None]
+    hits = (right.gather(-1, picks) & counted).sum(-1)
+    return 2.0 * (n_right - hits)
+
+
+def top1_right(logits: Logits, right: Bool[Tensor, "case d_vocab"]) -> PerCase:
+    """1 where the token of highest logit is right, else 0."""
+    right = torch.as_tensor(right, device=logits.device)
+    return right.gather(-1, logits.argmax(-1, keepdim=True))[:, 0].to(logits.dtype)
+
+
+def kl(reference: Logits, edited: Logits) -> PerCase:
+    """KL(p_reference || p_edited) of the next token, in nats: the price of an edit where `reference` is unedited."""
+    p, q = reference.float().log_softmax(-1), edited.float().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def probability_mass(logits: Logits, tokens: Bool[Tensor, "case d_vocab"]) -> PerCase:
+    """Probability that the next token is one of `tokens`."""
+    return (logits.float().softmax(-1) * torch.as_tensor(tokens, device=logits.device)).sum(-1)
+
+
+def logit_difference(logits: Logits, right: Int[Tensor, " case"], wrong: Int[Tensor, " case"]) -> PerCase:
+    """Logit of the token `right` minus that of `wrong`, in nats."""
+    picked = logits.gather(-1, torch.stack([right, wrong], dim=-1).to(logits.device))
+    return picked[:, 0] - picked[:, 1]
