@@ -8,8 +8,9 @@ import torch
 import xxhash
 from transformer_lens.model_bridge import TransformerBridge
 
-from ._models import source
+from ._model_files import Source
 
+SOURCES: WeakKeyDictionary[TransformerBridge, Source] = WeakKeyDictionary()  # filled by load_model
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "model_name", "device",
              "seed", "n_devices", "output_attentions", "use_cache", "_commit_hash"}
 
@@ -50,7 +51,7 @@ _DIGESTS: WeakKeyDictionary[TransformerBridge, tuple[int, str]] = WeakKeyDiction
 
 def identify(model: TransformerBridge) -> ModelIdentity:
     """The identity of a model. The digest is computed once, and again after the weights were written to."""
-    cfg, origin = model.cfg, source(model)
+    cfg, origin = model.cfg, SOURCES.get(model)
     hf_config = getattr(model.original_model, "config", None)
     state = weights_state(model)
     if _DIGESTS.get(model, (None, ""))[0] != state:

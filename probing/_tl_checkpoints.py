@@ -18,7 +18,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
-from ._models import ModelError, check_safetensors
+from ._model_files import ModelError, check_safetensors
 
 
 def load_state_dict_file(file: Path, tl_config: Mapping[str, object]) -> TransformerBridge:
