@@ -18,7 +18,8 @@ class LabelledPrompts:
     row per probed token.
 
     Attributes:
-        task: Name of the task, as in `tasks.load(name)`.
+        task: Name of the task, as in `tasks.load(name)`; a task with several worlds adds the world's own name
+            (`othello` on 8x8, `othello-6x6`), which is also that of the reference model that lives there.
         tokens: (prompt, pos) token ids.
         lengths: (prompt,) real tokens of each prompt; the rest is padding.
         examples: One row per probed token. `prompt` and `pos` point into `tokens`; a `group` (a maze, a game, a
@@ -28,6 +29,7 @@ class LabelledPrompts:
         shortcuts: scheme -> schemes that hold a *prediction* of it which needs no model (discs never flip; the
             degree of a maze cell); every score is reported beside them.
         subsets: Name -> (example, target) mask on which scores are reported as well (occupied squares).
+        vocabulary: The word of each token id, where the task has a word-level vocabulary; () for natural text.
     """
 
     task: str
@@ -37,10 +39,12 @@ class LabelledPrompts:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shortcuts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: Mapping[str, Bool[ndarray, "example target"]] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self):
         if missing := {"prompt", "pos", "group", "split"} - set(self.examples):
-            raise ValueError(f"examples lacks {sorted(missing)}, it has {list(self.examples)[:8]}; add the missing columns")
+            raise ValueError(f"examples lacks {sorted(missing)}, it has {list(self.examples)[:8]}; "
+                             "add the missing columns")
         if unknown := set(self.examples["split"]) - set(SPLITS):
             raise ValueError(f"split must be one of {SPLITS}, found {sorted(unknown)}; see tasks.split_by_group")
         beyond = self.examples["pos"].to_numpy() >= self.lengths.numpy()[self.examples["prompt"].to_numpy()]
