@@ -1,13 +1,20 @@
 """The causal effect of a direction: edits of activations, runs under edits, effects with their controls."""
 
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
+from ._effect import effect
 from ._last_token import LastToken
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
+from ._saliency import saliency
+from ._specificity import reread
+from ._windows import Dose, best_dose, window_map, windows
 
 __all__ = [
+    "Dose",
     "Edit",
     "LastToken",
+    "best_dose",
     "compose",
+    "effect",
     "hook",
     "kl",
     "logit_difference",
@@ -16,7 +23,11 @@ __all__ = [
     "probability_mass",
     "project_out",
     "reflect",
+    "reread",
+    "saliency",
     "set_error",
     "steer",
     "top1_right",
+    "window_map",
+    "windows",
 ]

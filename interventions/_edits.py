@@ -7,6 +7,7 @@ last token of every case) and, through `hook`, as a plain transformer-lens hook 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -41,18 +42,24 @@ class _PerCase:
         return self.values[rows]
 
 
-def _edit(change: Callable[[Tensor, Tensor], Tensor], *constants: _PerCase, width: int | None) -> Edit:
-    """`change` with its width checked; says how many cases it holds constants for (`n_cases`, 1 = any number)."""
+@dataclass(frozen=True)
+class SizedEdit:
+    """An edit that knows its size, so that `LastToken` can refuse it before anything runs: how many cases it holds
+    constants for (1: any number), and how wide the activations must be (None: any width)."""
 
-    def edit(x, rows):
-        if width is not None and x.shape[-1] != width:
-            raise ValueError(f"the edit's direction is {width} wide, the activations are {x.shape[-1]} wide; fit the "
-                             "direction on this model and site")
-        return change(x, rows)
+    change: Edit
+    n_cases: int = 1
+    width: int | None = None
 
-    edit.n_cases = max((len(c.values) for c in constants), default=1)
-    edit.width = width
-    return edit
+    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
+        if self.width not in (None, x.shape[-1]):
+            raise ValueError(f"the edit's direction is {self.width} wide, the activations are {x.shape[-1]} wide; fit "
+                             "the direction on this model and site")
+        return self.change(x, rows)
+
+
+def _edit(change: Edit, *constants: _PerCase, width: int) -> Edit:
+    return SizedEdit(change, max(len(c.values) for c in constants), width)
 
 
 def steer(direction: Float[Tensor, "... d_model"], alpha: float = 1.0) -> Edit:
@@ -160,9 +167,8 @@ def compose(*edits: Edit) -> Edit:
             x = each(x, rows)
         return x
 
-    edit.n_cases = max((getattr(each, "n_cases", 1) for each in edits), default=1)
-    edit.width = next((w for each in edits if (w := getattr(each, "width", None)) is not None), None)
-    return edit
+    widths = [w for each in edits if (w := getattr(each, "width", None)) is not None]
+    return SizedEdit(edit, max((getattr(each, "n_cases", 1) for each in edits), default=1), next(iter(widths), None))
 
 
 def hook(edit: Edit, rows: Int[Tensor, " batch"], positions: Int[Tensor, " batch"] | int = -1):

@@ -9,6 +9,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from probing._models import check_site
 from probing._sites import Site
 from tasks._prompts import Counterfactuals
 
@@ -41,8 +43,8 @@ class _Batch:
 class _Now:
     """What the hooks do at the moment: nothing, or edit and read `position` for some arms (stacked, arm-major)."""
 
+    rows: Int[Tensor, " batch"]
     arms: Sequence[Edits] | None = None
-    rows: Int[Tensor, " batch"] | None = None
     position: int = 0
     read: dict = field(default_factory=dict)
 
@@ -85,7 +87,7 @@ class LastToken:
         self.device = next(model.parameters()).device
         self.tokens, self.lengths = tokens, lengths.cpu()
         self.rows = torch.arange(len(tokens))
-        self._kept = 0
+        self._kept, self._selections = 0, dict[tuple, LastToken]()
         self._batches = self._group()
         forward = inspect.signature(model.original_model.forward).parameters
         self._brief = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}  # no unembedding of the prefix
@@ -95,19 +97,27 @@ class LastToken:
                              "on whole sequences, or has none; leave share_prefix out to run whole sequences")
 
     @classmethod
-    def of(cls, model, cases: Counterfactuals, **options) -> "LastToken":
-        """The last tokens of counterfactual cases, in their order."""
+    def of(cls, model, cases: Counterfactuals, *, only=None, **options) -> "LastToken":
+        """The last tokens of counterfactual cases, in their order; `only` (a mask or index) as in `select`."""
         prompt = torch.as_tensor(cases.cases["prompt"].to_numpy(copy=True))
-        return cls(model, cases.tokens[prompt], cases.lengths[prompt], **options)
+        run = cls(model, cases.tokens[prompt], cases.lengths[prompt], **options)
+        return run if only is None else run.select(only)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, where) -> "LastToken":
         """Some of the cases, by mask or index, without computing anything again. Edits keep counting all cases:
-        the numbers in `rows` stay what they were."""
+        the numbers in `rows` stay what they were. The same selection twice is one object: its prefix is kept."""
         places = torch.as_tensor(np.arange(len(self))[np.asarray(where)])
+        key = tuple(places.tolist())
+        if key not in self._selections:
+            self._selections[key] = self._part(places)
+        return self._selections[key]
+
+    def _part(self, places: Tensor) -> "LastToken":
         part = copy.copy(self)
+        part._selections = {}
         part.tokens, part.lengths, part.rows = self.tokens[places], self.lengths[places], self.rows[places]
         part._batches, part._kept = [], 0
         new_place = torch.full((len(self),), -1)
@@ -118,7 +128,7 @@ class LastToken:
                 continue
             prefix = batch.prefix
             if prefix is not None and len(inside) < len(batch.places):
-                prefix = _map_cache(prefix, lambda t, inside=inside: t[inside.to(t.device)])
+                prefix = _map_cache(prefix, partial(_take, places=inside))
             part._kept += _bytes(prefix)
             part._batches.append(_Batch(new_place[batch.places][inside], batch.rows[inside.to(batch.rows.device)],
                                         batch.tokens[inside.to(batch.tokens.device)], prefix))
@@ -162,7 +172,7 @@ class LastToken:
                              f"the last within the context of {n_ctx}")
         edits = edits or {}
         self._check([edits])
-        out, now = torch.empty(len(self), n_tokens, dtype=torch.long), _Now()
+        out, now = torch.empty(len(self), n_tokens, dtype=torch.long), _Now(self.rows)
         with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks([edits], (), now)):
             for batch in self._batches:
                 out[batch.places] = self._continue(batch, edits, n_tokens, now).cpu()
@@ -202,7 +212,7 @@ class LastToken:
     def _run(self, arms: Sequence[Edits], take: Callable, read: Sequence[Site] = ()) -> None:
         """Calls `take(first arm, batch, logits (arm, batch, d_vocab), {site: (arm, batch, d_model)})` for all."""
         self._check(arms, read)
-        now = _Now()
+        now = _Now(self.rows)
         with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, read, now)):
             for batch in self._batches:
                 prefix = self._prefix(batch) if self.shares_prefix else None
@@ -277,9 +287,7 @@ class LastToken:
                 raise ValueError(f"the edit at {site} is for {n} cases, but there is a case number "
                                  f"{int(self.rows.max())}; give one row per case, or one row for all")
         for site in {site for arm in arms for site in arm} | set(read):
-            if site.layer >= cfg.n_layers:
-                raise ValueError(f"no site {site}: the model has {cfg.n_layers} layers; the last is "
-                                 f"{Site(site.stream, cfg.n_layers - 1)}")
+            check_site(self.model, site)
 
     def _group(self) -> list[_Batch]:
         batches = []
@@ -345,6 +353,10 @@ def _map_cache(cache: DynamicCache, change: Callable[[Tensor], Tensor] | None = 
         if change is not None and layer.is_initialized:
             layer.keys, layer.values = change(layer.keys), change(layer.values)
     return new
+
+
+def _take(tensor: Tensor, places: Tensor) -> Tensor:
+    return tensor[places.to(tensor.device)]
 
 
 def _bytes(cache: DynamicCache | None) -> int:
