@@ -1,0 +1,198 @@
+"""Reading a model: its residual stream at the probed tokens of labelled prompts, into a store or into memory."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from tasks import LabelledPrompts
+
+from ._activations import Activations, control_identity
+from ._forward import Kept, Reader, choose_reader, make_reader
+from ._identity import is_causal
+from ._models import ModelIdentity, check_fits, check_numerics, check_site, identify
+from ._models import random_init as with_random_weights
+from ._plan import Batch, plan_batches, plan_shards, sample_batch
+from ._progress import Progress
+from ._sites import Site, residual_sites
+from ._store import DTYPES, Identity, Store, canonical, explain_difference
+
+MODEL_FIELDS = ("digest", "config", "mode", "architecture", "dtype", "attention", "causal", "n_layers", "d_model")
+LIBRARIES = ("torch", "transformers", "transformer-lens")
+
+
+def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[Site] | None = None, *,
+            cache: str | Path | Literal[False] | None = None, batch_size: int | None = None, dtype: str = "float32",
+            random_init: int | None = 0, progress: Callable[[int, int], None] | None = None) -> Activations:
+    """Activations of every example of `prompts` at `sites`, and of the same architecture with random weights.
+
+    All sites come from one forward pass per batch, which stops at the last of them and runs no unembedding. The
+    store under `cache` is found again by everything that changes a number: called again, this only opens it; called
+    after an interruption, it continues and ends with the same bytes.
+
+    Args:
+        sites: The embedding and the stream after every block, unless given.
+        cache: Folder of all stores; False keeps the activations in memory. By default WORLDPROBE_CACHE, else
+            `~/.cache/worldprobe`.
+        batch_size: Prompts per forward pass; 4096 tokens' worth unless given.
+        dtype: Of what is kept, float32, bfloat16 or float16; the model computes in its own.
+        random_init: Seed of the random-weights control, reachable as `.random_init`; None skips it.
+        progress: Called as `progress(prompts done, prompts in all)` after every batch, both models counted; None
+            shows a bar on a terminal and prints lines elsewhere.
+    Raises:
+        ValueError: A site, the vocabulary or the context does not fit the model; the model trains or is being
+            edited; an activation is not finite.
+        NumericsError: The model does not compute what plain Hugging Face does.
+        StoreError: The store is damaged, cannot be written, or the disk is too small.
+    """
+    sites = _checked(model, prompts, sites, dtype)
+    batches = plan_batches(prompts, causal := is_causal(model), batch_size)
+    shards = plan_shards(batches, _row_bytes(len(sites), model.cfg.d_model, dtype))
+    few, device = sample_batch(batches, prompts), torch.device(model.cfg.device)
+    reader = choose_reader(model, sites, few.inputs(prompts, causal, device), few.prompt, few.pos)
+    model_identity = identify(model)
+    identity = _identity(model_identity, prompts, sites, dtype, shards, reader.road, device.type)
+
+    def trained() -> Reader:
+        check_numerics(model, prompts.tokens, prompts.lengths)
+        return reader
+
+    def untrained() -> Reader:
+        return make_reader(with_random_weights(model, random_init), sites, reader.road)
+
+    n_prompts = sum(len(batch.prompts) for batch in batches)
+    with Progress("reading prompts", n_prompts * (1 if random_init is None else 2), progress) as advance:
+        work = _Work(prompts, shards, causal, device, dtype, advance)
+        into = work.into_memory if cache is False else partial(work.into_store, cache)
+        acts = into(identity, trained)
+        if random_init is not None:
+            acts.random_init = into(control_identity(identity, random_init), untrained)
+    acts.model_identity = model_identity
+    return acts
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is read, whichever weights the model has and wherever the activations go."""
+
+    prompts: LabelledPrompts
+    shards: list[list[Batch]]
+    causal: bool
+    device: torch.device
+    dtype: str
+    advance: Progress
+
+    def read(self, reader: Reader, shard: Sequence[Batch]) -> Iterator[tuple[Batch, Kept]]:
+        """Each batch of a shard with its activations, on the CPU and finite."""
+        for batch in shard:
+            kept = reader.read(batch.inputs(self.prompts, self.causal, self.device), batch.prompt, batch.pos)
+            yield batch, {site: self._stored(kept[site], site, batch) for site in reader.sites}
+            self.advance(len(batch.prompts))
+
+    def into_store(self, cache: str | Path | None, identity: Identity, make: Callable[[], Reader]) -> Activations:
+        store = Store.at(identity, cache)
+        if store.missing():
+            self._announce(store, cache)
+            with store.writing(wait=lambda: self.advance.note(f"another process writes {store.path}; waiting for it")):
+                todo = set(store.missing())  # again: the other process may have done it all
+                store.check_space(sum(self._bytes(identity, self.shards[i]) for i in todo))
+                reader = make() if todo else None
+                for i, shard in enumerate(self.shards):
+                    if i not in todo:
+                        self.advance(sum(len(batch.prompts) for batch in shard))
+                        continue
+                    read = list(self.read(reader, shard))
+                    tensors = {site: torch.cat([kept[site] for _, kept in read]) for site in reader.sites}
+                    store.write(i, tensors, torch.cat([batch.rows for batch, _ in read]))
+        else:
+            self.advance(sum(len(batch.prompts) for shard in self.shards for batch in shard))
+        return Activations(store.read, identity, store.path)
+
+    def into_memory(self, identity: Identity, make: Callable[[], Reader]) -> Activations:
+        reader, shape = make(), (identity["plan"]["n_examples"], identity["plan"]["d_model"])
+        acts = {site: torch.empty(shape, dtype=DTYPES[self.dtype]) for site in reader.sites}
+        for shard in self.shards:
+            for batch, kept in self.read(reader, shard):
+                for site, x in kept.items():
+                    acts[site][batch.rows] = x
+        return Activations(acts.__getitem__, identity)
+
+    def _stored(self, acts: Tensor, site: Site, batch: Batch) -> Tensor:
+        kept = acts.to("cpu", DTYPES[self.dtype])
+        if bool((finite := kept.isfinite().all(dim=1)).all()):
+            return kept
+        row = int((~finite).nonzero()[0])
+        where = f"{site} at prompt {int(batch.prompts[batch.prompt[row]])}, position {int(batch.pos[row])}"
+        if bool(acts[row].isfinite().all()):
+            raise ValueError(f"{where} reaches {float(acts[row].abs().max()):.3g}, too large for {self.dtype}; keep "
+                             "dtype='bfloat16' or 'float32'")
+        raise ValueError(f"{where} is not finite, computed in {acts.dtype}; load the model in a wider dtype "
+                         "(load_model(name, dtype='float32')), and check that its weights are finite")
+
+    def _bytes(self, identity: Identity, shard: Sequence[Batch]) -> int:
+        return sum(len(batch.rows) for batch in shard) * _row_bytes(len(identity["sites"]), identity["plan"]["d_model"],
+                                                                    self.dtype)
+
+    def _announce(self, store: Store, cache: str | Path | None) -> None:
+        """Say why nothing could be reused; the control is silent, it always goes with its model."""
+        if store.path.exists() or store.identity["random_init"] is not None:
+            return
+        fields = explain_difference(store.identity, cache, alike=lambda other: other.get("random_init") is None)
+        if fields:
+            self.advance.note(f"new activation store {store.path.name}: the nearest one differs in {', '.join(fields)}")
+
+
+def _checked(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[Site] | None,
+             dtype: str) -> tuple[Site, ...]:
+    """The sites, once everything that can be known before the first forward pass is right."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if model.training:
+        raise ValueError("the model is in training mode, where dropout makes activations random; call model.eval()")
+    if hooked := [name for name, point in model.hook_dict.items() if point.has_hooks(dir="fwd")]:
+        raise ValueError(f"hooks are attached to the model at {', '.join(hooked[:3])}, which may edit what is read; "
+                         "remove them with model.reset_hooks()")
+    check_fits(model, prompts)
+    sites = tuple(dict.fromkeys(residual_sites(model.cfg.n_layers) if sites is None else sites))
+    if not sites:
+        raise ValueError("no sites to read; leave sites out for all residual streams, or name some, such as "
+                         "[Site('resid_post', 3)]")
+    for site in sites:
+        check_site(model, site)
+    return sites
+
+
+def _row_bytes(n_sites: int, d_model: int, dtype: str) -> int:
+    return n_sites * d_model * DTYPES[dtype].itemsize
+
+
+def _identity(model: ModelIdentity, prompts: LabelledPrompts, sites: Sequence[Site], dtype: str,
+              shards: list[list[Batch]], road: str, device: str) -> Identity:
+    """Everything that changes a number, and nothing else: not the model's name, not the task's."""
+    batches = [batch for shard in shards for batch in shard]
+    return {
+        "model": {field: getattr(model, field) for field in MODEL_FIELDS},
+        "random_init": None,
+        "prompts": {"tokens": _digest(prompts.tokens), "lengths": _digest(prompts.lengths),
+                    "examples": _digest(torch.tensor(prompts.examples[["prompt", "pos"]].to_numpy("int64"))),
+                    "vocabulary": hashlib.sha256(canonical(prompts.vocabulary).encode()).hexdigest()[:32]},
+        "sites": [str(site) for site in sites],
+        "dtype": dtype,
+        "plan": {"n_examples": len(prompts), "d_model": model.d_model, "n_shards": len(shards),
+                 "batches": _digest(torch.tensor([[len(b.prompts), b.width, len(b.rows)] for b in batches])),
+                 "shards": _digest(torch.tensor([len(shard) for shard in shards]))},
+        "forward": {"road": road, "device": device},
+        "versions": {library: version(library) for library in LIBRARIES},
+    }
+
+
+def _digest(x: Tensor) -> str:
+    head = f"{x.dtype} {tuple(x.shape)} ".encode()
+    return hashlib.sha256(head + x.contiguous().numpy().tobytes()).hexdigest()[:32]
