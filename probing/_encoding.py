@@ -32,10 +32,10 @@ def encoding_patterns(
         levels = np.unique(nuisance)
         one_hot = np.concatenate([one_hot, (nuisance[:, None] == levels).astype(np.float32)], 1)
     share = one_hot.mean(0, dtype=np.float64)
-    # float32 products of zeros and ones are exact counts below 2^24 rows; sums over rows go to float64 by blocks
-    gram = sum((b.T @ b).astype(np.float64) for b in np.array_split(one_hot, -(-n // 65536))) / n
-    cross = sum(b.T.astype(np.float64) @ x.astype(np.float64)
-                for b, x in zip(np.array_split(one_hot, -(-n // 65536)), np.array_split(X, -(-n // 65536)), strict=True)) / n
+    # float32 products of zeros and ones are exact counts below 2^24 rows
+    gram = (one_hot.T @ one_hot).astype(np.float64) / n
+    blocks = range(0, n, 65536)
+    cross = sum(one_hot[i : i + 65536].T.astype(np.float64) @ X[i : i + 65536].astype(np.float64) for i in blocks) / n
     gram -= np.outer(share, share)
     cross -= np.outer(share, X.mean(0, dtype=np.float64))
     gram[np.diag_indices_from(gram)] += ridge * max(gram.diagonal().mean(), 1e-12)

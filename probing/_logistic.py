@@ -176,9 +176,9 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         self.gradient_norm_ = relative.numpy()
         self._one_target = y.ndim == 1
         if (slow := relative > 10 * self.tol).any():
-            warnings.warn(f"{int(slow.sum())} of {len(slow)} targets stopped after {self.n_iter_} passes with a relative "
-                          f"gradient norm up to {float(relative.max()):.1e} (tol {self.tol:.0e}); raise max_iter or "
-                          "lower C", ConvergenceWarning, stacklevel=2)
+            warnings.warn(f"{int(slow.sum())} of {len(slow)} targets stopped after {self.n_iter_} passes with a "
+                          f"relative gradient norm up to {float(relative.max()):.1e} (tol {self.tol:.0e}); raise "
+                          "max_iter or lower C", ConvergenceWarning, stacklevel=2)
         return self
 
     def logits(self, X) -> Float[np.ndarray, "example target class"]:

@@ -55,7 +55,7 @@ def bootstrap_mean(
 ):
     """(mean, low, high) of `values` over examples, with a 95 % percentile cluster bootstrap over `groups`."""
     values = np.asarray(values)
-    return ratio_interval(group_sums(values, groups), group_sums(np.ones_like(values, dtype=float), groups), n_boot, seed)
+    return bootstrap_ratio(values, np.ones_like(values, dtype=float), groups, n_boot, seed)
 
 
 def bootstrap_ratio(

@@ -176,10 +176,11 @@ def _mode(Y: Codes) -> Int[ndarray, " target"]:
 
 def score(predicted: Codes, prompts: LabelledPrompts, label: str, seed: int = 0) -> list[dict]:
     """Rows for predictions of all examples: accuracy on validation and test, over all targets, on the task's subsets,
-    by position (`pos=11`) and by target (`target=c4`, test only); F1 of the second class for two-class labels."""
+    by position and by target (`ply=12`, `square=c4`; test only); F1 of the second class for two-class labels."""
     Y, groups = prompts.labels(label), prompts.examples["group"].to_numpy()
     n_classes = len(prompts.classes[label])
-    pos, targets = prompts.examples["pos"].to_numpy(), prompts.targets(label)
+    (position, target), targets = prompts.by, prompts.targets(label)
+    where = prompts.examples[position].to_numpy()
     rows = []
     for split in ("validation", "test"):
         keep = prompts.rows(split)
@@ -195,12 +196,13 @@ def score(predicted: Codes, prompts: LabelledPrompts, label: str, seed: int = 0)
         den = np.stack([group_sums(a.sum(1), g) for _, _, _, a in parts], 1)
         names = [(metric, subset, int(mask.sum())) for metric, subset, _, mask in parts]
         if split == "test":
-            at = pos[keep][:, None] == np.unique(pos[keep])
+            places = np.unique(where[keep])
+            at = where[keep][:, None] == places
             num = np.concatenate([num, group_sums(at * right.sum(1, keepdims=True), g), group_sums(right, g)], 1)
             den = np.concatenate([den, group_sums(at * len(targets), g), group_sums(np.ones_like(right), g)], 1)
-            names += [("accuracy", f"pos={p}", int(n) * len(targets))
-                      for p, n in zip(np.unique(pos[keep]), at.sum(0), strict=True)]
-            names += [("accuracy", f"target={t}", len(truth)) for t in targets]
+            names += [("accuracy", f"{position}={p}", int(n) * len(targets))
+                      for p, n in zip(places, at.sum(0), strict=True)]
+            names += [("accuracy", f"{target}={t}", len(truth)) for t in targets]
         values, low, high = ratio_interval(num, den, seed=seed)
         rows += [dict(label=label, metric=m, split=split, subset=s, value=v, ci_low=lo, ci_high=hi, n=n,
                       n_groups=len(num), seed=seed)

@@ -30,6 +30,8 @@ class LabelledPrompts:
             degree of a maze cell); every score is reported beside them.
         subsets: Name -> (example, target) mask on which scores are reported as well (occupied squares).
         vocabulary: The word of each token id, where the task has a word-level vocabulary; () for natural text.
+        by: What scores are broken down by: a column of `examples` that says where in the prompt a token stands (the
+            ply of a game), and what a target is called (a square).
     """
 
     task: str
@@ -40,6 +42,7 @@ class LabelledPrompts:
     shortcuts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: Mapping[str, Bool[ndarray, "example target"]] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
+    by: tuple[str, str] = ("pos", "target")
 
     def __post_init__(self):
         if missing := {"prompt", "pos", "group", "split"} - set(self.examples):

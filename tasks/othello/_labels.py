@@ -76,7 +76,7 @@ def prompts_from_games(
     columns, codes = _codes(state, squares, prompt, pos)
     group = np.array([opening(g) for g in _names(squares[:, :OPENING], size)], dtype=object)
     split = split_by_group(group, seed)
-    where = {"prompt": prompt, "pos": pos, "group": group[prompt], "split": split[prompt]}
+    where = {"prompt": prompt, "pos": pos, "ply": pos + 1, "group": group[prompt], "split": split[prompt]}
     once = np.bitwise_or.accumulate(state.flipped, axis=1)
     return LabelledPrompts(
         task=task_name(size),
@@ -88,6 +88,7 @@ def prompts_from_games(
         subsets={"occupied": unpack((state.black | state.white)[prompt, pos], size),
                  "flipped_once": unpack(once[prompt, pos], size)},
         vocabulary=tuple(words(size)),
+        by=("ply", "square"),
     )
 
 
