@@ -1,0 +1,204 @@
+"""The results table: one row, one number, and no number without what makes it honest.
+
+What does not apply to a row is missing, never zero. A row is the real thing where `control` is missing; otherwise it
+is that control. `validate` refuses a probe without its controls and an effect without its null, its random band and
+its interval. On disk: see `write_results`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
+
+import numpy as np
+import pandas as pd
+
+SCHEMA_VERSION = 1
+COLUMNS = {
+    "task": ("str", "the task, as in tasks.load(name)"),
+    "model": ("str", "the model, as in probing.load_model(name); missing for controls that need no model"),
+    "revision": ("str", "revision or checkpoint of the model"),
+    "stream": ("str", "resid_pre, resid_mid, resid_post, attn_out or mlp_out; the embedding is resid_pre of layer 0"),
+    "layer": ("Int64", "layer from 0; of a window, the first"),
+    "layer_end": ("Int64", "last layer of the window; equal to layer where there is one layer"),
+    "label": ("str", "label scheme that is read or changed, e.g. mine_theirs"),
+    "probe": ("str", "probe, or where the direction of an edit comes from, e.g. logistic, encoding"),
+    "control": ("str", "missing for the real thing; else majority, shuffled_labels, shortcut:NAME, null, ..."),
+    "intervention": ("str", "missing for a probe; else the verb: flip, erase, steer, patch, ..."),
+    "alpha": ("float64", "dose of the edit, in `unit`"),
+    "unit": ("str", "absolute, natural (class pattern distances), sd, norm, ..."),
+    "metric": ("str", "accuracy, f1, r2, set_error, recovery, ..."),
+    "split": ("str", "train, validation, test; of edits choose or report"),
+    "subset": ("str", "all, occupied, pos=11, target=c4, ..."),
+    "value": ("float64", "the number"),
+    "ci_low": ("float64", "low end of the 95 % interval; of a random band, the 5th percentile of the draws"),
+    "ci_high": ("float64", "high end of the 95 % interval; of a random band, the 95th percentile of the draws"),
+    "n": ("Int64", "targets scored; of a random band, draws"),
+    "n_groups": ("Int64", "groups that the interval resamples"),
+    "seed": ("Int64", "seed of whatever was random"),
+    "model_hash": ("str", "digest of the weights that were run"),
+    "data_hash": ("str", "digest of the prompts or cases"),
+}
+KEY = [c for c in COLUMNS if c not in ("value", "ci_low", "ci_high", "n", "n_groups", "model_hash", "data_hash")]
+MIN_DRAWS = 20  # random directions behind a band
+_MODEL_FREE = ("majority", "majority_by_position", "shortcut:", "ideal_null")
+_SAME_SCORE = ["task", "label", "metric", "split", "subset"]
+_WINDOW = ["stream", "layer", "layer_end"]
+_SHOWN = 3  # offending rows named per rule
+
+
+class ResultsError(ValueError):
+    """The table breaks a rule of the results; the message names rows and says what to add."""
+
+
+def results_frame(rows: Iterable[Mapping]) -> pd.DataFrame:
+    """A results table from one mapping per row; columns that a row lacks, or holds as None, are missing.
+
+    Raises:
+        ResultsError: A row has a column that no result has.
+    """
+    return _typed(pd.DataFrame(list(rows)), fill=True)
+
+
+def validate(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its columns in order and their types, once every rule holds.
+
+    Rules: known columns; no empty table; finite values; `n`; task, metric, split, subset and fingerprints; intervals
+    that contain their value (of the real thing and of random bands; other controls may go without); no two rows of
+    one key; every probe beside the same score of majority, of shuffled labels, of a randomly initialised model (the
+    same probe) and of each shortcut that the table has for its label; every effect beside `null` and the
+    `random_direction` band (at least 20 draws) of the same edit. A `null` that leaves probe, layers or dose missing
+    holds for all of them.
+
+    Raises:
+        ResultsError: With every broken rule, the first rows that break it, and what to add.
+    """
+    table = _typed(table, fill=False).reset_index(drop=True)
+    if table.empty:
+        raise ResultsError("a results table needs at least one row, it has none; run the study before saving it")
+    problems = [_problem(table, bad, text) for rule in (_numbers, _context, _intervals, _keys, _probes, _effects)
+                for bad, text in rule(table) if bad.any()]
+    if problems:
+        raise ResultsError("\n".join(problems))
+    return table
+
+
+def _typed(table: pd.DataFrame, fill: bool) -> pd.DataFrame:
+    if unknown := [c for c in table if c not in COLUMNS]:
+        raise ResultsError(f"unknown columns {unknown}; a result has {', '.join(COLUMNS)}. Rename or drop them; what "
+                           "describes the whole table goes into the metadata of write_results")
+    missing = [c for c in COLUMNS if c not in table]
+    if missing and not fill:
+        raise ResultsError(f"columns {missing} are missing; build the table with results_frame(rows), which adds them")
+    try:
+        return pd.DataFrame({c: pd.Series(table.get(c, np.nan), index=table.index).astype(dtype)
+                             for c, (dtype, _) in COLUMNS.items()})
+    except (TypeError, ValueError) as error:
+        column = next(c for c, (dtype, _) in COLUMNS.items() if c in table and not _fits(table[c], dtype))
+        raise ResultsError(f"column {column!r} must be {COLUMNS[column][0]}: {error}") from error
+
+
+def _fits(values: pd.Series, dtype: str) -> bool:
+    try:
+        values.astype(dtype)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _problem(table: pd.DataFrame, bad: np.ndarray, text: str) -> str:
+    rows = np.flatnonzero(bad)
+    named = "; ".join(f"row {i} ({_describe(table.iloc[i])})" for i in rows[:_SHOWN])
+    return f"{len(rows)} of {len(table)} rows: {text} Found at {named}{' ...' if len(rows) > _SHOWN else ''}"
+
+
+def _describe(row: pd.Series) -> str:
+    return " ".join(f"{c}={row[c]}" for c in KEY if pd.notna(row[c]) and c not in ("revision", "seed"))
+
+
+Rule = Iterator[tuple[np.ndarray, str]]
+
+
+def _numbers(table: pd.DataFrame) -> Rule:
+    yield ~np.isfinite(table["value"].to_numpy()), "the value is not a finite number; leave out rows that do not apply."
+    yield table["n"].isna().to_numpy() | (table["n"].fillna(1) < 1).to_numpy(), "n is missing or below 1; say how many."
+
+
+def _context(table: pd.DataFrame) -> Rule:
+    for column in ("task", "metric", "split", "subset"):
+        yield _lacks(table, column), f"{column} is missing; name it."
+    studied = ~_lacks(table, "probe") | ~_lacks(table, "intervention")
+    yield studied & _lacks(table, "label"), "label is missing; name the scheme that is read or changed."
+    real = _lacks(table, "control")
+    siteless = _lacks(table, "stream") | _lacks(table, "layer") | _lacks(table, "layer_end")
+    yield real & studied & siteless, "stream, layer or layer_end is missing; name the site."
+    yield ~_lacks(table, "alpha") & _lacks(table, "unit"), "a dose without its unit; set unit beside alpha."
+    yield _lacks(table, "data_hash"), "data_hash is missing; set the digest of the prompts or cases."
+    model_free = table["control"].fillna("").str.startswith(_MODEL_FREE).to_numpy()
+    yield ~model_free & _lacks(table, "model"), "model is missing; only controls that need no model may leave it out."
+    yield ~model_free & _lacks(table, "model_hash"), "model_hash is missing; set the digest of the weights."
+
+
+def _intervals(table: pd.DataFrame) -> Rule:
+    value, low, high = (table[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
+    control = table["control"]
+    needed = (control.isna() | (control == "random_direction")).to_numpy(bool)
+    given = ~np.isnan(low) & ~np.isnan(high)
+    yield needed & ~given, "the interval is missing; set ci_low and ci_high (see bootstrap_mean)."
+    yield np.isnan(low) != np.isnan(high), "one end of the interval is missing; set both or neither."
+    yield np.isinf(low) | np.isinf(high), "the interval is infinite; resample more groups, or leave the row out."
+    slack = 1e-9 * np.maximum(1, np.abs(value))  # a mean of equal values is off by a rounding
+    outside = (value < low - slack) | (value > high + slack)
+    yield outside, "the interval does not contain the value; compute both from the same examples."
+
+
+def _keys(table: pd.DataFrame) -> Rule:
+    yield table.duplicated(KEY, keep=False).to_numpy(), f"the same key twice ({', '.join(KEY)}); keep one of them."
+
+
+def _probes(table: pd.DataFrame) -> Rule:
+    real = _lacks(table, "intervention") & _lacks(table, "control")
+    nameless = _lacks(table, "probe")
+    scored = ~_lacks(table, "label")
+    yield real & nameless & scored, "a label is scored, but by what? Set probe, or for a baseline control."
+    probes = real & ~nameless
+    fix = "add that control with the same {0}, or drop the row."
+    for name in ("majority", "shuffled_labels", "random_init"):
+        exact = [*_SAME_SCORE, "probe"] if name != "majority" else _SAME_SCORE
+        bad = probes & ~_beside(table, table[table["control"] == name], exact, ["model", "revision"])
+        yield bad, f"a probe without its control {name!r}; " + fix.format(", ".join(["model", *exact]))
+    shortcuts = table[table["control"].fillna("").str.startswith("shortcut:") & table["intervention"].isna()]
+    for name, rows in shortcuts.groupby("control"):
+        due = probes & _beside(table, rows, ["task", "label"], [])
+        bad = due & ~_beside(table, rows, _SAME_SCORE, ["model", "revision"])
+        yield bad, f"a probe without the control {name!r} of its label; " + fix.format(", ".join(_SAME_SCORE))
+
+
+def _effects(table: pd.DataFrame) -> Rule:
+    effects = ~_lacks(table, "intervention") & _lacks(table, "control")
+    edits = table[~table["intervention"].isna()]
+    same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit"]
+    bad = effects & ~_beside(table, edits[edits["control"] == "null"], same, arm)
+    yield bad, f"an effect without its 'null' (no edit); add one with the same {', '.join(same)}, and arm or none."
+    bands = edits[edits["control"] == "random_direction"]
+    bad = effects & ~_beside(table, bands, [*same, *arm], [])
+    yield bad, (f"an effect without its 'random_direction' band; add one with the same {', '.join([*same, *arm])}: "
+                "mean of the draws, their 5th and 95th percentile, and n = draws.")
+    few = (table["control"] == "random_direction") & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS)
+    yield few.to_numpy(bool), f"a band of fewer than {MIN_DRAWS} random directions; draw at least {MIN_DRAWS}."
+
+
+def _lacks(table: pd.DataFrame, column: str) -> np.ndarray:
+    return table[column].isna().to_numpy()
+
+
+def _beside(table: pd.DataFrame, controls: pd.DataFrame, exact: list[str], optional: list[str]) -> np.ndarray:
+    """Which rows of `table` have a row of `controls` that agrees on `exact`, and on those of `optional` that the
+    control states: (row,)."""
+    found = np.zeros(len(table), bool)
+    stated = controls[optional].notna().to_numpy(bool)
+    for pattern in set(map(tuple, stated.tolist())):
+        rows = controls[(stated == pattern).all(1)]
+        on = [*exact, *compress(optional, pattern)]
+        both = pd.concat([table[on], rows[on]], ignore_index=True)
+        code = both.groupby(on, dropna=False, sort=False).ngroup().to_numpy()  # missing equals missing
+        found |= np.isin(code[: len(table)], code[len(table) :])
+    return found
