@@ -1,7 +1,7 @@
 """Reading a model: its residual stream at the probed tokens of labelled prompts, into a store or into memory."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -64,8 +64,8 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
         check_numerics(model, prompts.tokens, prompts.lengths)
         return reader
 
-    def untrained() -> Reader:
-        return make_reader(with_random_weights(model, random_init), sites, reader.road)
+    def untrained(seed: int) -> Reader:
+        return make_reader(with_random_weights(model, seed), sites, reader.road)
 
     n_prompts = sum(len(batch.prompts) for batch in batches)
     with Progress("reading prompts", n_prompts * (1 if random_init is None else 2), progress) as advance:
@@ -73,7 +73,7 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
         into = work.into_memory if cache is False else partial(work.into_store, cache)
         acts = into(identity, trained)
         if random_init is not None:
-            acts.random_init = into(control_identity(identity, random_init), untrained)
+            acts.random_init = into(control_identity(identity, random_init), partial(untrained, random_init))
     acts.model_identity = model_identity
     return acts
 
@@ -101,19 +101,25 @@ class _Work:
         if store.missing():
             self._announce(store, cache)
             with store.writing(wait=lambda: self.advance.note(f"another process writes {store.path}; waiting for it")):
-                todo = set(store.missing())  # again: the other process may have done it all
-                store.check_space(sum(self._bytes(identity, self.shards[i]) for i in todo))
-                reader = make() if todo else None
-                for i, shard in enumerate(self.shards):
-                    if i not in todo:
-                        self.advance(sum(len(batch.prompts) for batch in shard))
-                        continue
-                    read = list(self.read(reader, shard))
-                    tensors = {site: torch.cat([kept[site] for _, kept in read]) for site in reader.sites}
-                    store.write(i, tensors, torch.cat([batch.rows for batch, _ in read]))
+                todo = store.missing()  # again: the other process may have done it all
+                self._skip(set(range(len(self.shards))) - set(todo))
+                if todo:
+                    self._write(store, todo, make)
         else:
-            self.advance(sum(len(batch.prompts) for shard in self.shards for batch in shard))
+            self._skip(range(len(self.shards)))
         return Activations(store.read, identity, store.path)
+
+    def _write(self, store: Store, todo: Sequence[int], make: Callable[[], Reader]) -> None:
+        n_rows = sum(len(batch.rows) for i in todo for batch in self.shards[i])
+        store.check_space(n_rows * _row_bytes(len(store.sites), store.identity["plan"]["d_model"], self.dtype))
+        reader = make()
+        for i in todo:
+            read = list(self.read(reader, self.shards[i]))
+            acts = {site: torch.cat([kept[site] for _, kept in read]) for site in reader.sites}
+            store.write(i, acts, torch.cat([batch.rows for batch, _ in read]))
+
+    def _skip(self, shards: Iterable[int]) -> None:
+        self.advance(sum(len(batch.prompts) for i in shards for batch in self.shards[i]))
 
     def into_memory(self, identity: Identity, make: Callable[[], Reader]) -> Activations:
         reader, shape = make(), (identity["plan"]["n_examples"], identity["plan"]["d_model"])
@@ -136,10 +142,6 @@ class _Work:
         raise ValueError(f"{where} is not finite, computed in {acts.dtype}; load the model in a wider dtype "
                          "(load_model(name, dtype='float32')), and check that its weights are finite")
 
-    def _bytes(self, identity: Identity, shard: Sequence[Batch]) -> int:
-        return sum(len(batch.rows) for batch in shard) * _row_bytes(len(identity["sites"]), identity["plan"]["d_model"],
-                                                                    self.dtype)
-
     def _announce(self, store: Store, cache: str | Path | None) -> None:
         """Say why nothing could be reused; the control is silent, it always goes with its model."""
         if store.path.exists() or store.identity["random_init"] is not None:
@@ -156,7 +158,7 @@ def _checked(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if model.training:
         raise ValueError("the model is in training mode, where dropout makes activations random; call model.eval()")
-    if hooked := [name for name, point in model.hook_dict.items() if point.has_hooks(dir="fwd")]:
+    if hooked := [name for name, point in model.hook_dict.items() if point.has_hooks("fwd", including_permanent=False)]:
         raise ValueError(f"hooks are attached to the model at {', '.join(hooked[:3])}, which may edit what is read; "
                          "remove them with model.reset_hooks()")
     check_fits(model, prompts)

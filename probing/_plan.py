@@ -13,6 +13,7 @@ from tasks import LabelledPrompts
 
 BATCH_TOKENS = 4096
 SHARD_BYTES = 64 << 20
+SHARD_BATCHES = 16  # where few tokens are kept of many that run, work is what a kill would cost
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ def sample_batch(batches: Sequence[Batch], prompts: LabelledPrompts, n: int = 4)
 
 
 def plan_shards(batches: Sequence[Batch], row_bytes: int) -> list[list[Batch]]:
-    """Consecutive batches up to 64 MiB of activations each: the unit that is written, and that a kill can lose."""
-    shards: list[list[Batch]] = []
-    size = SHARD_BYTES
+    """Consecutive batches up to 16, and 64 MiB of activations: what is written at once, and what a kill can lose."""
+    shards: list[list[Batch]] = [[]]
+    size = 0
     for batch in batches:
-        if size + len(batch.rows) * row_bytes > SHARD_BYTES:
+        if shards[-1] and (len(shards[-1]) == SHARD_BATCHES or size + len(batch.rows) * row_bytes > SHARD_BYTES):
             shards.append([])
             size = 0
         shards[-1].append(batch)

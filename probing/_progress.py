@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 EVERY = 10.0  # seconds between lines in a log file
 
@@ -18,7 +19,8 @@ class Progress:
 
     def __init__(self, what: str, total: int, report: Callable[[int, int], None] | None = None):
         self.what, self.total, self.done, self._report = what, total, 0, report
-        self._bar, self._said, self._began = None, time.monotonic(), time.monotonic()
+        self._bar: Any = None
+        self._said = self._began = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
