@@ -6,6 +6,7 @@ tokens, with far less noise. Matrices inside the blocks are trained by Muon (Jor
 https://kellerjordan.github.io/posts/muon), everything else by AdamW.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -243,10 +244,27 @@ def save_gpt2(model: Decoder, out: Path, tokenizer, dtype=torch.float32) -> None
     hf.load_state_dict({k: v.detach().contiguous() for k, v in sd.items()}, strict=True)
     hf.to(dtype).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    seal(out)
+
+
+def seal(folder: Path) -> None:
+    """Make the files of a model readable for everyone (transformers leaves the weights at mode 0600) and write their
+    hashes to `sha256.json`, which `probing.load_model` checks. Call it again after a change that is meant.
+    """
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    files = [folder / name for name in names if (folder / name).is_file()]
+    pins = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    (folder / "sha256.json").write_text(json.dumps(pins, indent=2) + "\n")
+    for file in [*files, folder / "sha256.json", *folder.glob("generation_config.json")]:
+        file.chmod(0o644)
 
 
 def word_tokenizer(words: list[str], pad: str = "<pad>"):
-    """A tokenizer with one token per word: `words[i]` has id `i`; prompts read as text, words apart by spaces."""
+    """A tokenizer with one token per word: `words[i]` has id `i`; prompts read as text, words apart by spaces.
+
+    There is no token for beginning or end. `TransformerBridge.boot_transformers` then adds one with an id outside
+    the model's vocabulary and `to_tokens` prepends it; `probing.load_model` takes both back.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
