@@ -61,7 +61,7 @@ def find(name: str | Path, revision: str | None = None) -> Source:
     if str(name) in references:
         return _at_path(str(name), Path(references[str(name)]))
     path = Path(name).expanduser()
-    if path.exists():
+    if str(name) and path.exists():
         return _at_path(str(name), path)
     if isinstance(name, Path) or re.match(r"[./~\\]", name) or name.endswith(CHECKPOINT_SUFFIXES):
         raise ModelError(f"there is no model at {path}: {_around(path)}")

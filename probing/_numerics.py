@@ -72,7 +72,8 @@ def check_numerics(model: TransformerBridge, tokens: Int[Tensor, "prompt pos"], 
     rows = _sample(lengths, n_prompts)
     tokens, lengths = _uneven(tokens[rows], lengths[rows])
     origin = SOURCES.get(model)
-    hooks = [Site("resid_pre", layer).hook for layer in range(model.cfg.n_layers)] + [_last_hidden(model)]
+    hooks = [Site("resid_pre", layer).hook for layer in range(model.cfg.n_layers)]
+    hooks += [_last_hidden(model)] if origin and origin.headless else []  # with a head, its output is compared
     batch = _look(model, tokens, padding_mask(model, tokens, lengths), hooks)
     padded = [{key: x[i : i + 1, :n] for key, x in batch.items()} for i, n in enumerate(lengths.tolist())]
     alone = [_look(model, tokens[i : i + 1, :n], None, hooks) for i, n in enumerate(lengths.tolist())]
@@ -167,6 +168,6 @@ def _plain(model: TransformerBridge, origin: Source, tokens: Tensor, lengths: Te
     plain = plain.eval() if device_map else plain.eval().to(device)
     for i, n in enumerate(lengths.tolist()):
         out = plain(tokens[i : i + 1, :n].to(device), output_hidden_states=True)
-        raw = not model.compatibility_mode and len(out.hidden_states or ()) == len(hooks)
-        seen = dict(zip(hooks, out.hidden_states, strict=True)) if raw else {}
+        raw = not model.compatibility_mode and len(out.hidden_states or ()) == model.cfg.n_layers + 1
+        seen = dict(zip(hooks, out.hidden_states, strict=False)) if raw else {}
         yield seen if origin.headless else {**seen, "log-probabilities": out.logits.double().log_softmax(-1)}
