@@ -1,7 +1,7 @@
 """The causal effect of a direction: edits of activations, runs under edits, effects with their controls."""
 
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
-from ._effect import effect
+from ._effect import applied_change, effect
 from ._last_token import LastToken
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
 from ._saliency import saliency
@@ -12,6 +12,7 @@ __all__ = [
     "Dose",
     "Edit",
     "LastToken",
+    "applied_change",
     "best_dose",
     "compose",
     "effect",

@@ -167,6 +167,15 @@ def _apply(run: LastToken, make: EditAt, sites, alphas, numbers: Score, directio
     return applied, run.measure(arms, numbers).numpy()
 
 
+def applied_change(run: LastToken, edits: Edits) -> dict[Site, Float[Tensor, "case d_model"]]:
+    """What the edits add at each of their sites when run together: (case, d_model), by case number."""
+    into: dict[Site, Tensor] = {}
+    n_cases = int(run.rows.max()) + 1
+    recording = {site: partial(_record, edit, into, site, n_cases) for site, edit in edits.items()}
+    run.measure([recording], lambda logits, places: logits[:, :1])
+    return into
+
+
 def _record(edit: Edit, into: dict[Site, Tensor], site: Site, n_cases: int, x: Tensor, rows: Tensor) -> Tensor:
     new = edit(x, rows)
     if site not in into:

@@ -56,7 +56,8 @@ class LastToken:
         tokens, lengths: (case, pos) right-padded token ids and (case,) real tokens, as in `tasks.Counterfactuals`.
         share_prefix: Compute everything before the last token once (needs a key/value cache). When missing it is
             done where it was found, on two of the cases, to give the logits of whole sequences; `True` insists.
-        batch_size: Most last tokens in one forward pass (cases x arms), and most cases of one prefix pass.
+        batch_size: Most last tokens (cases x arms) in one forward pass.
+        batch_tokens: Most tokens in one forward pass, those counted whose keys and values it only looks at.
         keep_bytes: Keys and values kept between calls; past this they are computed once per call instead.
 
     Attributes:
@@ -72,6 +73,7 @@ class LastToken:
         *,
         share_prefix: bool | None = None,
         batch_size: int = 512,
+        batch_tokens: int = 2**14,
         keep_bytes: int = 2**31,
     ):
         if len(lengths) != len(tokens) or not len(lengths):
@@ -83,7 +85,7 @@ class LastToken:
         if n_ctx and int(lengths.max()) > n_ctx:
             raise ValueError(f"case {int(lengths.argmax())} has {int(lengths.max())} tokens, the model's context is "
                              f"{n_ctx}; shorten it or drop it")
-        self.model, self.batch_size, self.keep_bytes = model, batch_size, keep_bytes
+        self.model, self.batch_size, self.batch_tokens, self.keep_bytes = model, batch_size, batch_tokens, keep_bytes
         self.device = next(model.parameters()).device
         self.tokens, self.lengths = tokens, lengths.cpu()
         self.rows = torch.arange(len(tokens))
@@ -193,7 +195,6 @@ class LastToken:
     def _collect(self, arms: Sequence[Edits], read: Sequence[Site]):
         out: list = []
         acts: dict = {site: [] for site in read}
-        places: list = []
 
         def place(store: list, first: int, batch: _Batch, values: Tensor) -> None:
             if not store:
@@ -201,7 +202,6 @@ class LastToken:
             store[0][first : first + len(values), batch.places.to(values.device)] = values
 
         def take(first, batch, logits, seen):
-            places.append(batch)
             place(out, first, batch, logits)
             for site in read:
                 place(acts[site], first, batch, seen[site])
@@ -216,16 +216,15 @@ class LastToken:
         with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, read, now)):
             for batch in self._batches:
                 prefix = self._prefix(batch) if self.shares_prefix else None
-                together = max(1, self.batch_size // len(batch.rows))
-                wide, width = None, 0
+                together = max(1, self._most(batch.tokens.shape[1]) // len(batch.rows))
+                wide = None if prefix is None else _widen(prefix, min(together, len(arms)))
                 for first in range(0, len(arms), together):
                     chunk = arms[first : first + together]
-                    if prefix is not None and width != len(chunk):
-                        width = len(chunk)
-                        wide = _widen(prefix, width)
+                    n = len(chunk) * len(batch.rows)
+                    cache = None if wide is None else _map_cache(wide, partial(_first, n=n))
                     tokens = batch.tokens[:, -1:] if prefix is not None else batch.tokens
                     now.arms, now.rows, now.position = chunk, batch.rows, tokens.shape[1] - 1
-                    logits = self._forward(tokens.repeat(len(chunk), 1), wide and _map_cache(wide))
+                    logits = self._forward(tokens.repeat(len(chunk), 1), cache)
                     now.arms = None
                     take(first, batch, logits.reshape(len(chunk), len(batch.rows), -1), now.read)
 
@@ -289,10 +288,14 @@ class LastToken:
         for site in {site for arm in arms for site in arm} | set(read):
             check_site(self.model, site)
 
+    def _most(self, length: int) -> int:
+        """Most cases x arms in one pass."""
+        return max(1, min(self.batch_size, self.batch_tokens // length))
+
     def _group(self) -> list[_Batch]:
         batches = []
         for length in self.lengths.unique().tolist():
-            for places in (self.lengths == length).nonzero()[:, 0].split(self.batch_size):
+            for places in (self.lengths == length).nonzero()[:, 0].split(self._most(length)):
                 tokens = self.tokens[places.to(self.tokens.device), :length].to(self.device)
                 batches.append(_Batch(places, self.rows[places].to(self.device), tokens))
         return batches
@@ -357,6 +360,10 @@ def _map_cache(cache: DynamicCache, change: Callable[[Tensor], Tensor] | None = 
 
 def _take(tensor: Tensor, places: Tensor) -> Tensor:
     return tensor[places.to(tensor.device)]
+
+
+def _first(tensor: Tensor, n: int) -> Tensor:
+    return tensor[:n]
 
 
 def _bytes(cache: DynamicCache | None) -> int:

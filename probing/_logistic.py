@@ -181,6 +181,14 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
                           "max_iter or lower C", ConvergenceWarning, stacklevel=2)
         return self
 
+    @classmethod
+    def from_weights(cls, coef, intercept, classes) -> "LogisticProbe":
+        """A fitted probe from stored weights: (target, class, d_model), (target, class), (class,)."""
+        probe = cls()
+        probe.coef_, probe.intercept_, probe.classes_ = np.asarray(coef), np.asarray(intercept), np.asarray(classes)
+        probe.n_features_in_, probe._one_target = probe.coef_.shape[-1], False
+        return probe
+
     def logits(self, X) -> Float[np.ndarray, "example target class"]:
         """Class scores W x + b of every target."""
         check_is_fitted(self)

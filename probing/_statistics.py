@@ -29,8 +29,8 @@ def ratio_interval(
     n_boot: int = N_BOOT,
     seed: int = 0,
     level: float = 0.95,
-) -> tuple[Float[ndarray, "*more"], Float[ndarray, "*more"], Float[ndarray, "*more"]]:
-    """(value, low, high) of sum(numerator) / sum(denominator) over groups: percentile cluster bootstrap.
+) -> tuple:
+    """(value, low, high), each of shape (*more): sum(numerator) / sum(denominator), percentile cluster bootstrap.
 
     Replicates whose denominator is 0 are left out; where nothing is left all three are NaN. The interval is
     widened, if need be, to contain the value itself (only happens with a handful of groups).

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 from sklearn.base import BaseEstimator, clone
+from torch import Tensor
 
 from tasks import LabelledPrompts
 
@@ -72,7 +73,7 @@ def readable_labels(prompts: LabelledPrompts) -> list[str]:
 
 
 def sweep(
-    acts: Mapping[Site, Float],
+    acts: Mapping[Site, Tensor],
     prompts: LabelledPrompts,
     labels: Sequence[str] | None = None,
     probes: Mapping[str, BaseEstimator] | None = None,
@@ -106,13 +107,13 @@ def sweep(
 
 def _identity(acts) -> dict:
     who = getattr(acts, "model_identity", None)
-    data = getattr(acts, "identity", {}).get("tokens")
+    data = getattr(acts, "identity", {}).get("prompts", {}).get("tokens")
     return {} if who is None else {
         "model": who.name, "revision": who.revision, "model_hash": who.digest, "data_hash": data}
 
 
 def probe_site(
-    acts: Mapping[Site, Float],
+    acts: Mapping[Site, Tensor],
     prompts: LabelledPrompts,
     site: Site,
     labels: Sequence[str],
@@ -124,6 +125,7 @@ def probe_site(
 ) -> tuple[list[dict], dict]:
     """Rows and fitted probes of one site (see `sweep`)."""
     train = prompts.rows("train")
+    held = ~train
     X = np.asarray(acts[site])
     random = getattr(acts, "random_init", None) if "random_init" in controls else None
     X_random = None if random is None else np.asarray(random[site])
@@ -141,8 +143,10 @@ def probe_site(
                 probe = clone(estimator).fit(inputs[train], answers)
                 if control is None:
                     fitted[label, name, site] = probe
+                guess = np.full(Y.shape, -1, Y.dtype)
+                guess[held] = probe.predict(inputs[held])
                 base = dict(stream=site.stream, layer=site.layer, layer_end=site.layer, probe=name, control=control)
-                scored = score(probe.predict(inputs), prompts, label, seed=seed)
+                scored = score(guess, prompts, label, seed=seed)
                 rows += [base | row for row in scored]
             if log:
                 value = next(r for r in scored[::-1] if r["subset"] == "all" and r["metric"] == "accuracy")
