@@ -40,8 +40,8 @@ def test_one_weight_changed_after_loading_is_refused(which, request):
     check_numerics(model, tokens_for(model), LENGTHS)
     model.blocks[0].mlp.out.weight[0, 0] += 3.0
     with pytest.raises(NumericsError, match=r"differs by up to [\d.e+-]+ \(relative, torch.float32\) from plain "
-                                            r"Hugging Face, at most 0.0001 is allowed. First at blocks.1.hook_resid_pre "
-                                            r"of prompt \d, position \d+, by [\d.e+-]+"):
+                                            r"Hugging Face, at most 0.0001 is allowed. First at "
+                                            r"blocks.1.hook_resid_pre of prompt \d, position \d+, by [\d.e+-]+"):
         check_numerics(model, tokens_for(model), LENGTHS)
 
 
