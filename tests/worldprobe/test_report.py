@@ -1,0 +1,201 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from worldprobe._report import Exhibit, Section, Table, write_report
+from worldprobe._sections import effect_section, headline, probe_section
+from worldprobe._verdicts import verdicts
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+CIRCLE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle r="3"{}/>{}</svg>'
+
+
+class Page(HTMLParser):
+    """Tags in order with their attributes and whether every tag that opens is closed."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, name: str) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def write(table: pd.DataFrame, path, **more) -> str:
+    settings = dict(
+        title="Othello", summary="A model made up for the test.", verdicts=verdicts(table, "mine_theirs"),
+        numbers=headline(table, "mine_theirs"),
+        checks=[
+            {"id": 1, "what": "majority", "paper": "61.8 %", "ours": 0.618, "pass_mark": "± 0.5", "pass": True},
+            {"id": 10, "what": "flip", "paper": "0.10", "ours": 0.33, "ci_low": 0.29, "ci_high": 0.37, "pass": False},
+        ],
+        sections=[probe_section(table, "mine_theirs", against="black_white", positions="ply",
+                                subsets=("occupied", "flipped_once"), groups="games"),
+                  effect_section(table, groups="opening groups")],
+        run=dict(command="worldprobe run othello", versions=dict(torch="2"), seeds=dict(seed=0), citation="@misc{}"),
+    )
+    return write_report(path / "report.html", **settings | more).read_text()
+
+
+@pytest.fixture(scope="module")
+def html(table, tmp_path_factory) -> str:
+    return write(table, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_the_page_parses_and_its_ids_are_unique(page):
+    assert page.open == []
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(ids)
+
+
+def test_the_policy_forbids_everything_but_inline_style_and_data_images(page):
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+    assert "script-src" not in policy
+
+
+def test_the_page_loads_nothing_and_runs_nothing(html, page):
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "poster", "action"):
+                assert value.startswith(("#", "data:"))
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert len(html) < 5_000_000
+
+
+def test_it_reads_is_used_is_enough(page):
+    said = " ".join(" ".join(page.text).split())
+    for word, state in (("reads", "yes"), ("is used", "not tested"), ("is enough", "yes")):
+        assert re.search(rf"\b{word}\s+{state}\b", said)
+
+
+def test_every_main_number_has_its_interval(html, table):
+    rows = re.findall(r"<dd><strong>([^<]+)</strong> <span class=\"interval\">(.*?)</span>", html)
+    assert len(rows) == len(headline(table, "mine_theirs")) >= 10
+    assert all(re.fullmatch(r"\[-?\d\S*, -?\d\S*\]", interval) for _, interval in rows)
+
+
+def test_every_cell_of_a_score_has_its_interval(page, html):
+    for body in re.findall(r'id="s1-t\d".*?</table>', html, flags=re.DOTALL):
+        cells = re.findall(r"<td>(.*?)</td>", body)
+        assert cells and all(re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]|–", c) for c in cells)
+
+
+def test_a_number_without_an_interval_is_refused(tmp_path):
+    bare = pd.DataFrame([dict(what="accuracy", value=0.9, ci_low=None, ci_high=None)])
+    with pytest.raises(ValueError, match="'accuracy' needs its interval"):
+        write_report(tmp_path / "r.html", title="Othello", numbers=bare)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_figure_comes_as_svg_and_its_data_as_csv(page, table):
+    links = [a for a in page.all("a") if "download" in a]
+    figures = [a for a in links if a["download"].endswith(".svg")]
+    assert len(figures) == len(page.all("figure")) == 11
+    for link in links:
+        content = base64.b64decode(link["href"].partition(",")[2]).decode()
+        if link in figures:
+            assert content.lstrip().startswith("<?xml") and "var(--" not in content
+        else:
+            assert len(pd.read_csv(io.StringIO(content))) > 0
+    data = next(a for a in links if a["download"] == "accuracy-by-layer-mine-theirs.csv")
+    columns = pd.read_csv(io.StringIO(base64.b64decode(data["href"].partition(",")[2]).decode())).columns
+    assert list(columns) == list(table.columns)
+
+
+def test_every_figure_says_what_is_seen_on_how_many_cases_and_what_the_interval_is(html):
+    captions = re.findall(r"<figcaption>\s*<p id[^>]*>(.*?)</p>", html, flags=re.DOTALL)
+    assert len(captions) == 11
+    for caption in captions:
+        assert "n = " in caption and "interval" in caption
+
+
+def test_scrolling_boxes_can_be_reached_with_the_keyboard(page):
+    boxes = [a for a in page.all("div") if a.get("class") == "scroll"]
+    assert boxes and all(a["tabindex"] == "0" and a.get("aria-labelledby") for a in boxes)
+
+
+def test_text_from_results_stays_text(table, tmp_path):
+    odd = table.assign(label=table["label"].replace("mine_theirs", HOSTILE))
+    odd["probe"] = odd["probe"].replace("logistic", HOSTILE)
+    html = write(table, tmp_path, title=HOSTILE, summary=HOSTILE, verdicts=verdicts(odd, HOSTILE),
+                 numbers=headline(odd, HOSTILE), sections=[probe_section(odd, HOSTILE)],
+                 run={HOSTILE: {HOSTILE: HOSTILE}, "command": HOSTILE},
+                 checks=[{"id": HOSTILE, "what": HOSTILE, "paper": HOSTILE, "ours": HOSTILE, "pass": True}])
+    page = Page(html)
+    assert page.all("script") == [] and page.all("img") == []
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert html.count("&lt;script&gt;") > 20
+
+
+def test_without_interventions_the_report_says_what_is_missing(make_table, tmp_path):
+    table = make_table(effects=False)
+    html = write(table, tmp_path)
+    assert "No intervention was run" in html and "may be causally inert" in html
+    assert html.count("<figure") == 3
+
+
+def test_without_probes_the_report_says_so(table, tmp_path):
+    effects = table[table["intervention"].notna()]
+    html = write(effects, tmp_path)
+    assert "No probe of mine_theirs was scored" in html
+
+
+def test_an_empty_report_is_a_page(tmp_path):
+    page = Page(write_report(tmp_path / "deep" / "r.html", title="Nothing").read_text())
+    assert page.open == [] and page.all("figure") == []
+
+
+@pytest.mark.parametrize("attribute, element", [
+    (' onload="alert(1)"', ""), ("", "<script>1</script>"), ("", '<image href="https://example.org/x.png"/>'),
+    (' style="fill:url(https://example.org/#a)"', ""), ("", "<foreignObject/>"), ("", '<a href="#x">x</a>'),
+])
+def test_a_picture_that_is_more_than_a_picture_is_refused(tmp_path, attribute, element):
+    picture = CIRCLE.format(attribute, element)
+    with pytest.raises(ValueError, match="must only draw"):
+        write_report(tmp_path / "r.html", title="t", sections=[Section("s", "", [Exhibit("e", picture, "c")])])
+
+
+def test_markup_hidden_from_the_xml_reader_is_written_as_text(tmp_path):
+    picture = CIRCLE.format("", "<title><![CDATA[><script>alert(1)</script>]]></title>")
+    section = Section("s", "", [Exhibit("e", picture, "c")])
+    html = write_report(tmp_path / "r.html", title="t", sections=[section]).read_text()
+    assert Page(html).all("script") == []
+
+
+def test_sections_of_any_task_make_a_report(tmp_path):
+    shown = pd.DataFrame({"city": ["Oslo"], "error in km": ["12.000 [10.000, 14.000]"]})
+    cities = Exhibit("Map", CIRCLE.format("", ""), "One city.", shown)
+    section = Section("Maps", ["Where the model puts cities."], [cities], [Table("Cities", shown)])
+    page = Page(write_report(tmp_path / "r.html", title="Places", sections=[section]).read_text())
+    assert "Oslo" in page.text and len(page.all("figure")) == 1
