@@ -1,0 +1,7 @@
+"""`python -m worldprobe`, the same as the command `worldprobe`."""
+
+import sys
+
+from ._cli import main
+
+sys.exit(main())

@@ -1,0 +1,235 @@
+"""The command line.
+
+    worldprobe run othello --out runs/othello          # the study; the same command again continues it
+    worldprobe reproduce othello --out runs/paper      # the paper's numbers beside ours
+    worldprobe models                                  # reference models; `models path NAME` prints a directory
+
+A study is a module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)`, imported only
+when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are not passed,
+so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails, 2 for an error, 130 for
+Ctrl-C.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+
+_NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
+
+
+class CommandError(ValueError):
+    """The command line asks for something that is not there; the message says what is."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(argv)
+    command = {"run": run, "reproduce": reproduce, "models": models}[arguments.command]
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        again = shlex.join(a for a in argv if a != "--fresh")
+        print(f"\nstopped; what is done is kept. To continue: worldprobe {again}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        print(f"worldprobe: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def parser() -> Parser:
+    top = Parser(prog="worldprobe", allow_abbrev=False,
+                 description="What a transformer's hidden states encode, and whether the model uses it.")
+    top.add_argument("--version", action="version", version=f"worldprobe {__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run | reproduce | models")
+    for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),
+                        ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
+        command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
+                                      argument_default=argparse.SUPPRESS, allow_abbrev=False)
+        command.add_argument("name", metavar="TASK" if name == "run" else "PAPER", help="e.g. othello")
+        _study_options(command)
+    listing = commands.add_parser("models", help="list the reference models, or print the directory of one",
+                                  parents=[shared], allow_abbrev=False)
+    actions = listing.add_subparsers(dest="action", metavar="path NAME")
+    path = actions.add_parser("path", help="print the directory of a reference model", parents=[shared])
+    path.add_argument("name", metavar="NAME")
+    return top
+
+
+def _study_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
+    add("--model", metavar="M", help="reference model, local directory, Hub id, or old TransformerLens file")
+    add("--games", type=_count, metavar="N", help="prompts (games) for the probes")
+    add("--cases", metavar="KIND", help="intervention cases: published, natural, unnatural")
+    add("--n-cases", type=_count, metavar="N", help="fewer intervention cases than all of them")
+    add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
+    size = command.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a small version: minutes")
+    size.add_argument("--full", dest="quick", action="store_false", help="the whole study")
+    add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
+    add("--dry-run", action="store_true", help="print the plan: cells, bytes, memory, time; compute nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs a study; the last line printed is the path of its report."""
+    print(_call("run", arguments))
+    return 0
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Prints a paper's checks beside ours; 1 when one of them fails."""
+    path = _call("reproduce", arguments)
+    if not isinstance(path, Path):
+        print(path)
+        return 0
+    checks = json.loads(path.read_bytes())
+    _print_table(("id", "what", "paper", "ours", "pass mark", "pass"), map(_check_cells, checks))
+    print(path)
+    return 0 if all(check["pass"] for check in checks) else 1
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """Lists the reference models, or prints the directory of one and nothing else."""
+    import tasks
+
+    known = tasks.reference_models()
+    if arguments.action == "path":
+        if arguments.name not in known:
+            raise CommandError(_no_such("reference model", arguments.name, known))
+        print(known[arguments.name])
+    elif known:
+        _print_table(("name", "task", "parameters", "size", "card"), (model_cells(*item) for item in known.items()))
+    else:
+        raise CommandError("no reference models in this installation; train one: python -m tasks.othello.train --help")
+    return 0
+
+
+def studies() -> list[str]:
+    """Tasks that have a study."""
+    import pkgutil
+
+    import tasks
+    import worldprobe
+
+    here = {module.name for module in pkgutil.iter_modules(worldprobe.__path__)}
+    return [name for name in tasks.available() if f"_{name}" in here]
+
+
+def model_cells(name: str, folder: Path) -> tuple[str, str, str, str, str]:
+    """Name, task, parameters, size on disk and the first sentence of the card of a model directory."""
+    parameters = sum(_n_parameters(file) for file in sorted(folder.glob("*.safetensors")))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return name, folder.parent.parent.name, f"{parameters:,}", f"{size / 1e6:.1f} MB", _card_line(folder / "README.md")
+
+
+def _call(function: str, arguments: argparse.Namespace) -> Any:
+    """The study's `run` or `reproduce`, with the options that were given; its `plan` under --dry-run."""
+    import inspect  # a tenth of the time of --help
+
+    given = vars(arguments)
+    task, out = given["name"], given["out"]
+    if task not in studies():
+        raise CommandError(_no_such("task" if function == "run" else "paper", task, studies()))
+    study = importlib.import_module(f"worldprobe._{task}")
+    dry = given.get("dry_run", False)
+    call = getattr(study, "plan" if dry else function, None)
+    if call is None:
+        raise CommandError(f"{task} has no {'plan for --dry-run' if dry else function}; leave it out")
+    options = {k: v for k, v in given.items() if k not in _NOT_OPTIONS}
+    taken = inspect.signature(call).parameters
+    if unknown := [_flag(k) for k in options if k not in taken]:
+        known = ", ".join(_flag(k) for k in taken if k not in ("out", "log"))
+        raise CommandError(f"{function} {task} does not take {', '.join(unknown)}; it takes {known}")
+    if dry:
+        return call(**options)
+    from ._run import discard_run, say
+
+    if given.get("fresh"):
+        discard_run(out)
+    return Path(call(out, **options, log=say))
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _no_such(what: str, name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
+    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"no {what} {name!r}{guess} (there are: {', '.join(known) or 'none'})"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    known = isinstance(error, (ValueError, KeyError, OSError)) and text
+    return text if known else f"{type(error).__name__}: {text or 'no message'} (--debug shows where)"
+
+
+def _check_cells(check: dict) -> tuple[str, ...]:
+    ours = _number(check["ours"])
+    if check.get("ci_low") is not None:
+        ours += f" [{_number(check['ci_low'])}, {_number(check['ci_high'])}]"
+    return (str(check["id"]), check["what"], _number(check["paper"]), ours, _number(check["pass_mark"]),
+            "yes" if check["pass"] else "NO")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def _n_parameters(file: Path) -> int:
+    with open(file, "rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _card_line(card: Path) -> str:
+    if not card.exists():
+        return "(no card)"
+    text = card.read_text(encoding="utf-8")
+    if text.startswith("---"):
+        text = text.split("---", 2)[-1]  # Hugging Face keeps its metadata between two such lines
+    paragraph = next((p for p in text.split("\n\n") if p.strip() and not p.lstrip().startswith(("#", "|", "```"))), "")
+    return " ".join(paragraph.split()).split(". ")[0].rstrip(".")
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(table, width=None if console.is_terminal else 160)
