@@ -58,7 +58,7 @@ def parser() -> Parser:
     top = Parser(prog="worldprobe", allow_abbrev=False,
                  description="What a transformer's hidden states encode, and whether the model uses it.")
     top.add_argument("--version", action="version", version=f"worldprobe {__version__}")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, metavar="run | reproduce | models")
     for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_arrays
 
 from probing._result_files import write_whole
 
-StageResult = pd.DataFrame | Mapping[str, Any]
+StageResult: TypeAlias = pd.DataFrame | Mapping[str, Any]
 
 
 class RunError(ValueError):
