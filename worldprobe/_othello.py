@@ -4,10 +4,11 @@ Reads the stream after every block, fits board probes with their controls, chang
 it has not seen, and reports what the next moves say. Every part is a stage of the run folder: a second call continues.
 """
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from probing import (
     write_results,
 )
 from probing._sweep import baseline_rows, probe_site
-from tasks import othello
+from tasks import LabelledPrompts, othello
 from tasks.othello._tokens import legal_tokens, to_tokens
 from tasks.othello.train import HELD_OUT_SEED
 
@@ -56,7 +57,7 @@ EDITS = ("flip", "erase")
 
 
 def run(out: str | Path, model: str = "othello", *, games: int | None = None, cases: str | None = None,
-        n_cases: int | None = None, seed: int = 0, quick: bool = False, log: Callable[[str], None] = print) -> Path:
+        n_cases: int | None = None, seed: int = 0, quick: bool = True, log: Callable[[str], None] = print) -> Path:
     """The whole study; returns the path of the report. The same call again continues where it stopped.
 
     Args:
@@ -67,15 +68,73 @@ def run(out: str | Path, model: str = "othello", *, games: int | None = None, ca
         n_cases: Fewer cases than all of them.
         quick: Fewer games, labels and passes: minutes instead of tens of minutes.
     """
+    from ._othello_report import write_othello_report
+
+    return write_othello_report(study(out, model, games=games, cases=cases, n_cases=n_cases, seed=seed, quick=quick,
+                                      log=log))
+
+
+def reproduce(out: str | Path, model: str = "othello", *, games: int | None = None, cases: str | None = None,
+              n_cases: int | None = None, seed: int = 0, quick: bool = False,
+              log: Callable[[str], None] = print) -> Path:
+    """The published results beside ours: runs the whole study, writes `checks.json` and the report, returns the former.
+
+    Every check is measured in that run. Arguments as in `run`.
+    """
+    from ._othello_checks import write_checks
+    from ._othello_report import write_othello_report
+
+    done = study(out, model, games=games, cases=cases, n_cases=n_cases, seed=seed, quick=quick, log=log)
+    path = write_checks(done)
+    write_othello_report(done, checks=json.loads(path.read_text()))
+    return path
+
+
+def plan(model: str = "othello", *, games: int | None = None, cases: str | None = None, n_cases: int | None = None,
+         seed: int = 0, quick: bool = True) -> str:
+    """What `run` would do, before any work: fits, bytes on disk, memory and time."""
     settings = {**(QUICK if quick else FULL), **({} if games is None else {"games": games})}
     bridge = load_model(model)
-    size = board_size(bridge)
+    size, n_sites, d_model = board_size(bridge), bridge.cfg.n_layers + 1, bridge.cfg.d_model
+    rows = settings["games"] * (size**2 - 5)
+    fits = 3 * n_sites * sum(len(PLAN[label]) for label in settings["labels"])
     kind = cases or default_cases(size)
-    config = {"task": "othello", "model": identify(bridge).name, "size": size, "cases": kind, "n_cases": n_cases,
-              "seed": seed, **settings}
-    folder = open_run(out, config, fingerprints={"model": identify(bridge).digest}, log=log)
+    # seconds per row of one core, measured on a laptop-class machine: a linear fit of 64 squares, an MLP
+    seconds = rows * 3 * n_sites * sum(
+        2.5e-4 if p == "mlp" else 1.2e-4 for label in settings["labels"] for p in PLAN[label])
+    return (f"model {identify(bridge).name}: {n_sites} sites, d_model {d_model}; "
+            f"cases: {n_cases or 'all'} {kind}, seed {seed}\n"
+            f"{settings['games']} games, about {rows:,} positions; {fits} fits of {size**2} squares, controls included\n"
+            f"activations on disk: {2 * rows * n_sites * d_model * 4 / 1e6:,.0f} MB; memory: about "
+            f"{(1.5e9 + rows * (6 * d_model * 4 + 20 * size**2)) / 1e9:.1f} GB\n"
+            f"time: roughly {max(1, round((seconds + 120) / 60))} minutes on one core")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the report and the checks are made from."""
+
+    folder: Run
+    model: object
+    prompts: LabelledPrompts
+    weights: Mapping[Site, Mapping[str, np.ndarray]]
+    table: pd.DataFrame
+    scans: Sequence[pd.DataFrame]
+    config: Mapping
+
+
+def study(out: str | Path, model: str, *, games: int | None, cases: str | None, n_cases: int | None, seed: int,
+          quick: bool, log: Callable[[str], None]) -> Study:
+    """All stages of the run; writes `results.parquet`."""
+    settings = {**(QUICK if quick else FULL), **({} if games is None else {"games": games})}
+    bridge = load_model(model)
+    size, who = board_size(bridge), identify(bridge)
+    kind = cases or default_cases(size)
+    config = {"task": "othello", "model": who.name, "size": size, "cases": kind, "n_cases": n_cases, "seed": seed,
+              **settings}
+    folder = open_run(out, config, fingerprints={"model": who.digest}, log=log)
     log = folder.log
-    log(f"model {identify(bridge).name}, {bridge.cfg.n_layers} layers, d_model {bridge.cfg.d_model}; cases: {kind}")
+    log(f"model {who.name}, {bridge.cfg.n_layers} layers, d_model {bridge.cfg.d_model}; cases: {kind}")
     prompts = othello.load(settings["games"], seed, size)
     check_fits(bridge, prompts)
     check_numerics(bridge, prompts.tokens[:8], prompts.lengths[:8])
@@ -93,9 +152,7 @@ def run(out: str | Path, model: str = "othello", *, games: int | None = None, ca
         scans += scanned
     table = results_frame(pd.concat(tables, ignore_index=True).to_dict("records"))
     write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
-    from ._othello_report import write_othello_report
-
-    return write_othello_report(folder, bridge, prompts, site_weights, table, scans, config)
+    return Study(folder, bridge, prompts, site_weights, table, scans, config)
 
 
 def board_size(model) -> int:

@@ -14,9 +14,9 @@ from tasks import othello
 from tasks.othello._tokens import token_squares
 
 from . import _boards
+from ._othello import Study
 from ._othello_edits import COLOUR_OF, METHODS, Handles, tensor, to_move
 from ._report import Exhibit, Section, Table, write_report
-from ._run import Run
 from ._sections import effect_section, headline, probe_section
 from ._verdicts import verdicts
 
@@ -27,10 +27,10 @@ WORDS = {
 }
 
 
-def write_othello_report(folder: Run, model, prompts, weights: Mapping[Site, dict], table: pd.DataFrame,
-                         scans: Sequence[pd.DataFrame], config: Mapping) -> Path:
+def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) -> Path:
     """Write `report.html` into the run folder and return its path."""
-    known = identify(model)
+    folder, model, prompts, weights, table = study.folder, study.model, study.prompts, study.weights, study.table
+    scans, config, known = study.scans, study.config, identify(study.model)
     everything = pd.concat([table, *scans], ignore_index=True)
     n_test = prompts.examples.loc[prompts.rows("test"), "prompt"].nunique()
     cases = othello.cases(config["cases"], "flip", config["n_cases"], config["size"], config["seed"])
@@ -64,7 +64,7 @@ def write_othello_report(folder: Run, model, prompts, weights: Mapping[Site, dic
     numbers = pd.concat([behaviour_numbers(table), headline(table, "mine_theirs")], ignore_index=True)
     return write_report(folder.path / "report.html", title=f"Othello: what {known.name} knows of the board, and uses",
                         summary=summary, verdicts=verdicts(everything, "mine_theirs"), numbers=numbers,
-                        sections=sections, run=run)
+                        checks=checks, sections=sections, run=run)
 
 
 def behaviour_numbers(table: pd.DataFrame) -> pd.DataFrame:
