@@ -7,6 +7,7 @@ on the flipped board with the same player to move. That is exact; its cost doubl
 have at most 14 moves, and natural ones 30: compare the two at equal length.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,11 @@ SHORTEST = 5  # moves; as in the published cases, whose longest game has 30
 LONGEST = {"natural": 30, "unnatural": 14}
 _REORDERED = {"natural": 8, "unnatural": 14}  # last moves
 _SEEDS = 2 << 32  # other games than those of the trainer and of `load`
-_BLOCK = 512  # games tried at a time
+_BLOCK = {"natural": 512, "unnatural": 128}  # games tried at a time
 _PATIENCE = 40  # blocks in a row that bring nothing new
 
 
+@cache
 def generate(kind: str, n: int, size: int = 8, seed: int = 0) -> pd.DataFrame:
     """`n` different cases: `history` and `witness` (lists of squares; no witness if unnatural), and `square`.
 
@@ -31,12 +33,13 @@ def generate(kind: str, n: int, size: int = 8, seed: int = 0) -> pd.DataFrame:
     """
     longest = min((size * size - 4) // 2, LONGEST[kind])
     found: dict[tuple, dict] = {}
+    games = _BLOCK[kind]
     block = dry = 0
     while len(found) < n and dry < _PATIENCE:
         rng = np.random.default_rng([_SEEDS + seed, size, block, 1])  # 1: another stream than the games'
-        squares, _ = random_games(_BLOCK, size, _SEEDS + seed, block * _BLOCK)
+        squares, _ = random_games(games, size, _SEEDS + seed, block * games)
         squares, before = squares[:, :longest].astype(int), len(found)
-        squares[np.arange(longest) >= rng.integers(SHORTEST, longest + 1, _BLOCK)[:, None]] = -1
+        squares[np.arange(longest) >= rng.integers(SHORTEST, longest + 1, games)[:, None]] = -1
         for length in np.unique(lengths := (squares >= 0).sum(1)):
             for case in _find(kind, squares[lengths == length, :length], rng, size):
                 found.setdefault((*case["history"], case["square"]), case)
@@ -96,7 +99,6 @@ def endings(squares: Int[ndarray, "game ply"], last: int, size: int = 8) -> Endi
     game, moves = np.arange(len(squares)), squares
     own, opponent, black_moves = _after(squares[:, :fixed], size)
     for ply in range(fixed, squares.shape[1]):
-        own, opponent, black_moves = _passed(own, opponent, black_moves, size)
         move = np.uint64(1) << moves[:, ply:].astype(np.uint64)
         parent, chosen = np.nonzero(move & legal_moves(own, opponent, size)[:, None])
         move, own, opponent = move[parent, chosen], own[parent], opponent[parent]
@@ -104,10 +106,9 @@ def endings(squares: Int[ndarray, "game ply"], last: int, size: int = 8) -> Endi
         game, black_moves, moves = game[parent], ~black_moves[parent], moves[parent]
         row, chosen = np.arange(len(parent)), chosen + ply
         moves[row, chosen], moves[row, ply] = moves[row, ply], moves[row, chosen]  # played first, the rest is left
-        own, opponent = opponent & ~turned, own | turned | move
+        own, opponent, black_moves = _passed(opponent & ~turned, own | turned | move, black_moves, size)
         new = _first_of_equals(own, opponent, black_moves, game)
         game, moves, own, opponent, black_moves = game[new], moves[new], own[new], opponent[new], black_moves[new]
-    own, opponent, black_moves = _passed(own, opponent, black_moves, size)
     return Endings(game, moves, np.where(black_moves, own, opponent), black_moves.astype(np.int8))
 
 

@@ -1,0 +1,91 @@
+"""What holds for every task, and how a task is found."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tasks
+
+SMALL = {"othello": dict(n=40)}
+
+
+def test_othello_is_available_and_private_modules_are_not():
+    assert "othello" in tasks.available()
+    assert not [name for name in tasks.available() if name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", tasks.available())
+def test_every_task_loads_prompts_whose_groups_never_straddle_splits(name):
+    prompts = tasks.load(name, **SMALL.get(name, {}))
+    assert isinstance(prompts, tasks.LabelledPrompts)
+    assert prompts.task == name
+    splits = prompts.examples.groupby("group")["split"].nunique()
+    assert (splits == 1).all()
+    assert set(prompts.examples["split"]) == {"train", "validation", "test"}
+    for scheme, codes in prompts.classes.items():
+        assert set(prompts.labels(scheme).ravel().tolist()) <= set(range(len(codes)))
+    for scheme, shortcuts in prompts.shortcuts.items():
+        for shortcut in shortcuts:
+            assert prompts.targets(shortcut) == prompts.targets(scheme)
+
+
+@pytest.mark.parametrize("name", tasks.available())
+def test_the_same_seed_gives_the_same_prompts(name):
+    first, second = (tasks.load(name, **SMALL.get(name, {})) for _ in range(2))
+    assert first.tokens.equal(second.tokens)
+    assert first.examples.equals(second.examples)
+
+
+def test_an_unknown_task_names_the_nearest_one():
+    with pytest.raises(ValueError, match="no task 'otelo'; did you mean 'othello'. Available: .*othello"):
+        tasks.load("otelo")
+    with pytest.raises(ValueError, match="no task '_prompts'"):
+        tasks.load("_prompts")
+
+
+def test_every_public_name_exists_and_no_other():
+    for name in tasks.__all__:
+        assert getattr(tasks, name) is not None
+        assert name in dir(tasks)
+    with pytest.raises(AttributeError, match="'tasks' has no attribute 'lode'"):
+        tasks.lode  # noqa: B018
+
+
+def test_names_and_reference_models_are_listed_without_torch_or_pandas():
+    code = ("import sys, tasks; tasks.available(); tasks.reference_models(); "
+            "print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_reference_models_are_hugging_face_directories():
+    for name, folder in tasks.reference_models().items():
+        assert folder.name == name
+        assert (folder / "model.safetensors").exists()
+
+
+def test_labelled_prompts_refuse_what_does_not_fit():
+    good = tasks.load("othello", n=20, size=4)
+    parts = dict(task="t", tokens=good.tokens, lengths=good.lengths)
+    with pytest.raises(ValueError, match="examples lacks .'split'."):
+        tasks.LabelledPrompts(**parts, examples=good.examples.drop(columns="split"))
+    with pytest.raises(ValueError, match="split must be one of .* found .'dev'."):
+        tasks.LabelledPrompts(**parts, examples=good.examples.assign(split="dev"))
+    with pytest.raises(ValueError, match="example 0 probes position 99 of prompt 0, which is padding"):
+        tasks.LabelledPrompts(**parts, examples=good.examples.assign(pos=99))
+    with pytest.raises(KeyError, match="no label scheme 'colour' in task 'othello-4x4'"):
+        good.labels("colour")
+    with pytest.raises(ValueError, match="split must be one of .* not 'dev'"):
+        good.rows("dev")
+
+
+def test_a_split_needs_three_groups_and_deals_them_by_share():
+    import numpy as np
+
+    with pytest.raises(ValueError, match="at least 3 groups, there are 2"):
+        tasks.split_by_group(np.array(["a", "b", "a"]))
+    split = tasks.split_by_group(np.arange(1000) // 2, seed=3)
+    assert {name: (split == name).mean() for name in set(split)} == {"train": 0.7, "validation": 0.1, "test": 0.2}
+    assert (split[::2] == split[1::2]).all()
+    assert (split != tasks.split_by_group(np.arange(1000) // 2, seed=4)).any()
