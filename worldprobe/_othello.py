@@ -57,7 +57,7 @@ EDITS = ("flip", "erase")
 
 
 def run(out: str | Path, model: str = "othello", *, games: int | None = None, cases: str | None = None,
-        n_cases: int | None = None, seed: int = 0, quick: bool = True, log: Callable[[str], None] = print) -> Path:
+        n_cases: int | None = None, seed: int = 0, quick: bool = False, log: Callable[[str], None] = print) -> Path:
     """The whole study; returns the path of the report. The same call again continues where it stopped.
 
     Args:
@@ -91,7 +91,7 @@ def reproduce(out: str | Path, model: str = "othello", *, games: int | None = No
 
 
 def plan(model: str = "othello", *, games: int | None = None, cases: str | None = None, n_cases: int | None = None,
-         seed: int = 0, quick: bool = True) -> str:
+         seed: int = 0, quick: bool = False) -> str:
     """What `run` would do, before any work: fits, bytes on disk, memory and time."""
     settings = {**(QUICK if quick else FULL), **({} if games is None else {"games": games})}
     bridge = load_model(model)
