@@ -106,8 +106,8 @@ def _template() -> jinja2.Template:
 
 
 def _unbroken(text: str) -> str:
-    """Text in which a number and its interval stay on one line."""
-    return re.sub(r"\S (\[[^\]]*\])", lambda found: found[0].replace(" ", "\u00a0"), text)
+    """Text in which a number stays on one line with its interval, its unit sign or its `n =`."""
+    return re.sub(r"\S (\[[^\]]*\])|n = \S|\d %", lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def _part(section: Section, anchor: str) -> dict:

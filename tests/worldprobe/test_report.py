@@ -137,7 +137,7 @@ def test_every_figure_says_what_is_seen_on_how_many_cases_and_what_the_interval_
     captions = re.findall(r"<figcaption>\s*<p id[^>]*>(.*?)</p>", html, flags=re.DOTALL)
     assert len(captions) == 11
     for caption in captions:
-        assert "n = " in caption and "interval" in caption
+        assert "n\u00a0=\u00a0" in caption and "interval" in caption
 
 
 def test_scrolling_boxes_can_be_reached_with_the_keyboard(page):
