@@ -20,7 +20,8 @@ _JSON_TYPES = {"str": "string", "Int64": "integer", "float64": "number"}
 
 def schema() -> dict:
     """JSON Schema of the JSON file, made from `COLUMNS`; `results.schema.json` beside this module is its copy."""
-    row = {c: {"type": _JSON_TYPES[dtype], "description": meaning} for c, (dtype, meaning) in COLUMNS.items()}
+    row: dict[str, dict] = {column: {"type": _JSON_TYPES[dtype], "description": meaning}
+                            for column, (dtype, meaning) in COLUMNS.items()}
     row["n"]["minimum"] = 1
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -100,7 +100,7 @@ class Run:
         about = json.loads((self.path / "run.json").read_bytes())
         return {k: v for k, v in about.items() if k != "config"}
 
-    def stage(self, name: str, make: Callable[[], StageResult]) -> Any:
+    def stage(self, name: str, make: Callable[..., StageResult]) -> Any:
         """What `make()` returns, a DataFrame or a dict of arrays (numpy or torch; they come back as numpy): computed
         once, read from the folder after that. The first call returns what later calls will read, too.
 
