@@ -27,6 +27,7 @@ clean:  ## remove .venv and the tools' caches; runs/ stays
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "worldprobe needs Python 3.11 or newer and found none;" \
 		"install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "setting up $(VENV) with the versions in constraints.txt; a few minutes, once"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
