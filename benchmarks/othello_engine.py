@@ -1,7 +1,7 @@
 """Random Othello games per second and core: the vectorised engine beside the slow one of the tests.
 
     python benchmarks/othello_engine.py                    # speed; goal: 20,000 8x8 games per second
-    python benchmarks/othello_engine.py --check 100000     # also compares that many games move for move (20 minutes)
+    python benchmarks/othello_engine.py --check 100000     # also compares games move for move (12 minutes)
 
 Both engines play on one core. The slow engine only replays the games (it need not draw moves), which favours it.
 """

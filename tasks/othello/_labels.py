@@ -40,7 +40,7 @@ def load(n: int = 2000, seed: int = 0, size: int = 8) -> LabelledPrompts:
     Subsets: `occupied` squares, and `flipped_once`, squares whose disc was turned over at least once so far.
 
     Games with the same first 6 plies form one group, so two splits never share a prefix of 6 plies or more.
-    Shorter prefixes are shared by chance (there are only 4 first moves, and about 60 ways to play 3).
+    Shorter prefixes are shared by chance (there are only 4 first moves, and 244 ways to play 4).
 
     Args:
         seed: Of the games and of the split. The games of a seed extend those of a smaller `n`, and are never

@@ -27,9 +27,9 @@ def numbers(text, size):
 def edited_board(row, edit, size):
     """The slow engine's board after the history with the disc changed, and who moves."""
     board, mover = slow.position(numbers(row.history, size), size)
-    r, c = divmod(NUMBER[size][row.target], size)
-    assert board[r][c] == (mover if row.was == 2 else slow.OTHER[mover])
-    board[r][c] = slow.OTHER[board[r][c]] if edit == "flip" else "."
+    square = NUMBER[size][row.target]
+    assert board[square] == (mover if row.was == 2 else slow.OTHER[mover])
+    board[square] = slow.OTHER[board[square]] if edit == "flip" else "."
     return board, mover
 
 

@@ -50,7 +50,7 @@ def test_a_hundred_thousand_random_games_equal_the_slow_engine(size, n):
 
 @given(st.sampled_from([4, 6, 8]), st.randoms(use_true_random=False))
 def test_any_board_has_the_slow_engines_moves_and_flips(size, random):
-    board = [[random.choice(".bw") for _ in range(size)] for _ in range(size)]
+    board = random.choices(".bw", k=size * size)
     own, opponent = (np.array([slow.bits(slow.discs(board, c))], np.uint64) for c in "bw")
     legal = slow.legal(board, "b")
     assert list(squares_of(legal_moves(own, opponent, size)[0])) == legal

@@ -11,7 +11,7 @@ CODE = {"w": -1, ".": 0, "b": 1}
 
 
 def codes(board):
-    return [CODE[disc] for row in board for disc in row]
+    return [CODE[disc] for disc in board]
 
 
 def slow_labels(moves, size):
