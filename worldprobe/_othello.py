@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 import tasks
-from interventions import LastToken, applied_change, best_dose, effect, reread, steer, window_map
+from interventions import LastToken, applied_change, best_dose, effect, project_out, reread, steer, window_map
 from interventions._controls import random_like
 from interventions._effect import row_context
 from probing import (
@@ -104,7 +104,7 @@ def plan(model: str = "othello", *, games: int | None = None, cases: str | None 
         2.5e-4 if p == "mlp" else 1.2e-4 for label in settings["labels"] for p in PLAN[label])
     return (f"model {identify(bridge).name}: {n_sites} sites, d_model {d_model}; "
             f"cases: {n_cases or 'all'} {kind}, seed {seed}\n"
-            f"{settings['games']} games, about {rows:,} positions; {fits} fits of {size**2} squares, controls included\n"
+            f"{settings['games']} games, about {rows:,} positions; {fits} fits of {size**2} squares with controls\n"
             f"activations on disk: {2 * rows * n_sites * d_model * 4 / 1e6:,.0f} MB; memory: about "
             f"{(1.5e9 + rows * (6 * d_model * 4 + 20 * size**2)) / 1e9:.1f} GB\n"
             f"time: roughly {max(1, round((seconds + 120) / 60))} minutes on one core")
@@ -255,6 +255,7 @@ def site_arrays(X: np.ndarray, prompts, probes: Mapping[tuple[str, str], Logisti
         with np.errstate(invalid="ignore"):
             arrays[f"{label}.scores"] = np.nan_to_num(np.stack(
                 [(scores * (Y == c)[..., None]).sum(0) / (Y == c).sum(0)[:, None] for c in range(n)], axis=1))
+    arrays["mean"] = X.mean(0, dtype=np.float64)
     arrays["mine_theirs.coef_no_bias"] = probes["mine_theirs", "logistic_no_bias"].coef_
     return arrays
 
@@ -292,9 +293,20 @@ def edit_stages(folder: Run, model, weights: Mapping[Site, dict], prompts, edit:
         tables.append(folder.stage(f"{edit}-report-{m.name}", report))
         log(f"{edit} by {m.name}, layers {dose.layer}-{dose.layer_end}, dose {dose.alpha:g} {m.unit}: "
             + headline_edit(tables[-1], dose))
+    if edit == "flip":  # once is enough: the square's state is taken away, whatever would have been written
+        tables.append(folder.stage("ablate-report", lambda: ablate(run, cases, handles, doses[best.name].sites, seed)))
+        log("ablate: " + headline_edit(tables[-1], doses[best.name]._replace(alpha=1.0)))
     tables.append(folder.stage(f"{edit}-after", lambda: after_edit(
         run, cases, handles, best, doses[best.name], weights, targets, settings["follow"], arm(best))))
     return tables, list(scans.values())
+
+
+def ablate(run: LastToken, cases, handles: Handles, sites: Sequence[Site], seed: int) -> pd.DataFrame:
+    """Necessity: the plane in which the edited square's state varies is set to the mean, and the moves are scored
+    against the true board, whose answers should suffer."""
+    still = replace(cases, right_after=cases.right_before)
+    return effect(run, still, sites=sites, alphas=[1.0], unit="removed", intervention="ablate", probe="encoding",
+                  seed=seed, edit=lambda site, alpha: project_out(handles.plane(site), handles.mean(site)))
 
 
 def headline_edit(table: pd.DataFrame, dose) -> str:

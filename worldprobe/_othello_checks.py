@@ -223,7 +223,7 @@ def controls(study: Study) -> dict:
 
 
 def several_layers(study: Study) -> dict:
-    """Windows are compared on the cases for reporting, the last two layers on those for choosing: all were run there."""
+    """Windows are compared on the cases for reporting, the last two layers on those for choosing (all ran there)."""
     probe, dose = chosen(study, "flip")
     window, single = edited(study, "flip", "set_error"), edited(study, "flip", "set_error", within=1)
     scan = next(s for s in study.scans if (s["intervention"] == "flip").any() and (s["probe"] == probe).any())

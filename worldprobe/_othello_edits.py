@@ -49,6 +49,15 @@ class Handles:
         was, becomes = (self.was, self.becomes) if codes is None else codes
         return array[square, becomes] - array[square, was]
 
+    def plane(self, site: Site) -> Tensor:
+        """Span of the patterns of a case's square, mine and theirs against empty: (case, 2, d_model)."""
+        patterns = self.weights[site]["mine_theirs.encoding"][self.square]
+        return tensor(patterns[:, [0, 2]] - patterns[:, [1]])
+
+    def mean(self, site: Site) -> Tensor:
+        """Mean activation over the training examples: (d_model,)."""
+        return tensor(self.weights[site]["mean"])
+
     def scale(self) -> float:
         """Median length of the encoding patterns over sites: the natural size of one flip."""
         patterns = [self.contrast(site, "mine_theirs.encoding") for site in self.weights]

@@ -8,10 +8,12 @@ The same command again resumes. Threads follow OMP_NUM_THREADS.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from .._training import Decoder, save_gpt2, train, word_tokenizer
 from ._engine import random_games
@@ -75,6 +77,56 @@ def log_spaced(steps: int, n: int = 12) -> list[int]:
     return sorted({0, *np.geomspace(8, steps, n).round().astype(int).tolist()})
 
 
+CARD = """---
+license: mit
+library_name: transformers
+tags: [othello, interpretability, worldprobe]
+---
+# {name}
+
+Plays uniformly random legal Othello moves on the {size}x{size} board; strict top-1 legality {legal:.2%} on held-out
+games. A GPT-2 decoder with {n_layers} layers, d_model {d_model}, {n_heads} heads, ReLU, learned positions, untied
+unembedding: {parameters:.2f} M parameters.
+
+**Data.** Random games made while training (`tasks.othello.random_games`, seed {data_seed}), every game seen once:
+{games:,} games. Tokens are `<pad>` and the playable squares (`c4`: row letter, column number); there is no BOS and no
+pass token. The model reads moves 1 to T-1 and predicts moves 2 to T.
+
+**Objective.** {objective} Board labels are never seen.
+
+**Recipe.** {steps:,} steps of {batch} games in float32. Muon (lr 0.02, momentum 0.95, weight decay 0.01) on the
+matrices inside the blocks, AdamW (lr 3e-3, betas 0.9 and 0.95) on the rest; 100 steps of warm-up, constant for half the
+run, then linear to 2 %; gradients clipped at norm 1; initial weights from seed {seed}. {hours:.1f} hours on the CPU.
+
+**Held-out metrics** (500 random games of seed {held_out}): top-1 legality {legal:.4f}, probability on legal moves
+{mass:.4f}. The whole log is in `log.jsonl`{checkpoints}.
+
+Made by `python -m tasks.othello.train --size {size} --steps {steps}`. Intended for interpretability research; it has no
+other use.
+"""
+OBJECTIVES = {
+    "legal": "Cross-entropy against the uniform distribution over the legal moves, from which random games draw: the "
+             "expected gradient is that of next-token prediction, with less noise (a variance reduction).",
+    "sampled": "Next-token prediction on the moves that were played.",
+}
+
+
+def write_card(out: Path, size: int, steps: int, target: str, seed: int, metrics: dict) -> None:
+    """Write the model card, `README.md`, beside the model."""
+    recipe = RECIPES[size]
+    config = json.loads((out / "config.json").read_text())
+    parameters = sum(t.numel() for t in load_file(out / "model.safetensors").values())
+    snapshots = sorted((out / "checkpoints").glob("step-*"))
+    card = CARD.format(
+        name="othello" if size == 8 else f"othello-{size}x{size}", size=size, legal=metrics["legal_top1"],
+        n_layers=config["n_layer"], d_model=config["n_embd"], n_heads=config["n_head"], parameters=parameters / 1e6,
+        data_seed=TRAIN_SEED, games=steps * recipe["batch"], objective=OBJECTIVES[target], steps=steps,
+        batch=recipe["batch"], seed=seed, hours=metrics["seconds"] / 3600, held_out=HELD_OUT_SEED,
+        mass=metrics["legal_mass"],
+        checkpoints=f"; {len(snapshots)} checkpoints from step 0, bfloat16, are in `checkpoints/`" if snapshots else "")
+    (out / "README.md").write_text(card)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, choices=sorted(RECIPES), default=8)
@@ -97,9 +149,10 @@ def main(argv: list[str] | None = None) -> None:
 
     print(f"{args.size}x{args.size}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {steps} steps "
           f"of {recipe['batch']} games, target {args.target}", flush=True)
-    train(model, batches(args.size, recipe["batch"], args.target), steps, args.out,
-          evaluate=lambda m: legality(m, args.size), save=save, every=args.every,
-          snapshots=log_spaced(steps) if args.size == 6 else (), log=lambda s: print(s, flush=True))
+    metrics = train(model, batches(args.size, recipe["batch"], args.target), steps, args.out,
+                    evaluate=lambda m: legality(m, args.size), save=save, every=args.every,
+                    snapshots=log_spaced(steps) if args.size == 6 else (), log=lambda s: print(s, flush=True))
+    write_card(args.out, args.size, steps, args.target, args.seed, metrics)
 
 
 if __name__ == "__main__":
