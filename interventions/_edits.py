@@ -62,7 +62,7 @@ def _edit(change: Edit, *constants: _PerCase, width: int) -> Edit:
     return SizedEdit(change, max(len(c.values) for c in constants), width)
 
 
-def steer(direction: Float[Tensor, "... d_model"], alpha: float = 1.0) -> Edit:
+def steer(direction: Float[Tensor, "... d_model"], alpha: float | int = 1.0) -> Edit:
     """x + alpha v; `alpha` counts lengths of `direction` (case|1, d_model) as given."""
     v = _PerCase("direction", direction, 2)
     return _edit(lambda x, rows: x + alpha * v.at(x, rows), v, width=v.values.shape[-1])
@@ -70,9 +70,9 @@ def steer(direction: Float[Tensor, "... d_model"], alpha: float = 1.0) -> Edit:
 
 def move_to(
     read: Float[Tensor, "... d_model"],
-    target: Float[Tensor, "..."] | float,
+    target: Float[Tensor, "..."] | float | int,
     write: Float[Tensor, "... d_model"] | None = None,
-    alpha: float = 1.0,
+    alpha: float | int = 1.0,
 ) -> Edit:
     """x + alpha (c - x.r) w / (r.w): at alpha = 1 the reading x.r becomes exactly c, whatever the scale of r and w.
 
@@ -139,7 +139,7 @@ def reflect(direction: Float[Tensor, "... d_model"], midpoint: Float[Tensor, "..
     return _edit(change, q, m, width=q.values.shape[-1])
 
 
-def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... d_model"] | None = None) -> Edit:
+def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... width"] | None = None) -> Edit:
     """x + P (s - x): the component in the subspace comes from `source` (case|1, d_model), the rest stays.
 
     `basis` as in `project_out`; without it the whole activation is replaced.

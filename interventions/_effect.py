@@ -32,7 +32,7 @@ def effect(
     cases: Counterfactuals,
     directions: Directions | None = None,
     *,
-    alphas: Sequence[float],
+    alphas: Sequence[float | int],
     unit: str,
     intervention: str,
     probe: str,
@@ -194,7 +194,7 @@ class Table:
         self.metric = getattr(getattr(score, "func", score), "__name__", "score")
         self.ratio = "error_ratio" if self.metric == "set_error" else f"{self.metric}_ratio"
 
-    def add(self, interval: tuple[float, float, float], n: int, **columns) -> None:
+    def add(self, interval: tuple, n: int, **columns) -> None:
         value, low, high = map(float, interval)
         n_groups = None if columns.get("control") == "random_direction" else len(np.unique(self.groups))
         self.rows.append({**self.common, "value": value, "ci_low": low, "ci_high": high, "n": n, "n_groups": n_groups,
@@ -215,7 +215,7 @@ class Table:
         if self.null.any():
             self.add((1, 1, 1), len(clean), metric=self.ratio, control="null", **plain)
 
-    def arm(self, alpha: float, control: str | None, numbers: Float[ndarray, "case 2"]) -> None:
+    def arm(self, alpha: float | int, control: str | None, numbers: Float[ndarray, "case 2"]) -> None:
         columns: dict = {"alpha": alpha, "control": control}
         self.mean(numbers[:, 0], metric=self.metric, **columns)
         self.mean(numbers[:, 1], metric="kl", **columns)
@@ -223,7 +223,7 @@ class Table:
             ratio = bootstrap_ratio(numbers[:, 0], self.null, self.groups, seed=self.seed)
             self.add(ratio, len(numbers), metric=self.ratio, **columns)
 
-    def band(self, alpha: float, numbers: Float[ndarray, "draw case 2"]) -> None:
+    def band(self, alpha: float | int, numbers: Float[ndarray, "draw case 2"]) -> None:
         draws = {self.metric: numbers[..., 0].mean(1), "kl": numbers[..., 1].mean(1)}
         if self.null.any():
             draws[self.ratio] = draws[self.metric] / self.null.mean()

@@ -16,7 +16,7 @@ def saliency(
 ) -> Float[Tensor, "case target"]:
     """p0 - p_s: what flipping target s inside the model takes from the probability of the attributed token.
 
-    Positive: the token needs the fact as it is. Where `flip` leaves a case as it is (an empty square), exactly 0.
+    Positive: the token needs the fact as it is. Where `flip` leaves a case as it is (an empty square), 0.
 
     Args:
         token: The attributed token of every case of `run`.

@@ -26,7 +26,7 @@ def reread(
     *,
     intervention: str,
     probe: str,
-    alpha: float | None = None,
+    alpha: float | int | None = None,
     unit: str | None = None,
     control: str | None = None,
     split: str = "report",

@@ -23,7 +23,7 @@ def window_map(
     cases: Counterfactuals,
     directions: Directions | None = None,
     *,
-    alphas: Sequence[float],
+    alphas: Sequence[float | int],
     unit: str,
     intervention: str,
     probe: str,
@@ -72,7 +72,7 @@ class Dose(NamedTuple):
         return [Site(self.stream, layer) for layer in range(self.layer, self.layer_end + 1)]
 
 
-def best_dose(table: pd.DataFrame, metric: str = "set_error", within: float | None = None) -> Dose:
+def best_dose(table: pd.DataFrame, metric: str = "set_error", within: int | None = None) -> Dose:
     """The window and dose of lowest `metric` among the edits of a table of `choose` rows (of equals, the smallest dose
     and then the narrowest window). Report it with `effect(..., split="report")`.
 
