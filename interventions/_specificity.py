@@ -37,7 +37,8 @@ def reread(
 
     - `specificity_target`: share of cases whose edited target now reads `becomes` (and, as control `null`, without
       the edit).
-    - `specificity_others`: share of the other targets whose reading the edit changed, averaged over cases.
+    - `specificity_others`: share of the other targets whose reading the edit changed, averaged over cases (control
+      `null`: 0, nothing changes without an edit).
 
     Args:
         probes: Site -> function from (case, d_model) to predicted codes (case, target).
@@ -67,7 +68,8 @@ def reread(
         none = {"alpha": None, "unit": None, "control": "null"}
         for metric, values, columns in (("specificity_target", after[case, edited] == becomes, dose),
                                         ("specificity_target", before[case, edited] == becomes, none),
-                                        ("specificity_others", others, dose)):
+                                        ("specificity_others", others, dose),
+                                        ("specificity_others", np.zeros(len(others)), none)):
             value, low, high = bootstrap_mean(values.astype(float), groups, seed=seed)
             rows.append({**common, **columns, "metric": metric, "value": value, "ci_low": low, "ci_high": high,
                          "n": len(values), "n_groups": len(np.unique(groups))})

@@ -109,15 +109,15 @@ def test_all_ones_after_the_last_block_changes_no_logit(gpt2, cases):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "mistral", "native"])
 def test_generate_equals_full_forwards_with_the_edit_at_its_position_every_time(models, family, cases, random):
     model, edits = models(family), {Site("resid_post", 1): steer(random(12, 24), 2.0)}
-    generated = LastToken.of(model, cases, batch_size=4).generate(edits, 5)
+    generated = LastToken.of(model, cases, batch_size=4).generate(edits, 3)
     for case, n in enumerate(cases.lengths.tolist()):
         tokens = cases.tokens[case : case + 1, :n]
         hooks = [(s.hook, hook(e, torch.tensor([case]), n - 1)) for s, e in edits.items()]
         with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-            for _ in range(5):
+            for _ in range(3):
                 tokens = torch.cat([tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)], dim=1)
         assert tokens[0, n:].tolist() == generated[case].tolist()
-    assert not torch.equal(generated, LastToken.of(model, cases).generate(n_tokens=5))
+    assert not torch.equal(generated, LastToken.of(model, cases).generate(n_tokens=3))
 
 
 def test_model_is_as_it_was_also_after_an_exception(model, cases, random):
@@ -193,6 +193,6 @@ def test_cases_that_do_not_fit_are_refused(models, cases):
     with pytest.raises(ValueError, match="the model's context is 20"):
         LastToken(gpt2, torch.ones(2, 24, dtype=torch.long), torch.tensor([3, 24]))
     with pytest.raises(ValueError, match="within the context of 20"):
-        LastToken.of(gpt2, cases).generate(n_tokens=10)
+        LastToken.of(gpt2, cases).generate(n_tokens=15)
     with pytest.raises(ValueError, match="key/value cache"):
         LastToken.of(models("native"), cases, share_prefix=True)
