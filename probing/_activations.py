@@ -13,7 +13,7 @@ from ._sites import Site
 from ._store import Identity, Store, StoreError, store_name
 
 
-class Activations(Mapping[Site, Float[Tensor, "example d_model"]]):
+class Activations(Mapping):  # without [Site, ...]: a checker of types at run time would load a site to look at it
     """Site -> (example, d_model), rows in the order of `prompts.examples`.
 
     A site is read from disk each time it is asked for, and only that site: keep the tensor, not the mapping, where

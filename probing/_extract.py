@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from jaxtyping import Shaped
+from numpy import ndarray
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -16,7 +19,7 @@ from tasks import LabelledPrompts
 
 from ._activations import Activations, control_identity
 from ._forward import Kept, Reader, choose_reader, make_reader
-from ._identity import is_causal
+from ._identity import is_causal, weights_digest
 from ._models import ModelIdentity, check_fits, check_numerics, check_site, identify
 from ._models import random_init as with_random_weights
 from ._plan import Batch, plan_batches, plan_shards, sample_batch
@@ -57,7 +60,7 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
     shards = plan_shards(batches, _row_bytes(len(sites), model.cfg.d_model, dtype))
     few, device = sample_batch(batches, prompts), torch.device(model.cfg.device)
     reader = choose_reader(model, sites, few.inputs(prompts, causal, device), few.prompt, few.pos)
-    model_identity = identify(model)
+    model_identity = replace(identify(model), digest=weights_digest(model))  # anew: `weight.data` is changed unseen
     identity = _identity(model_identity, prompts, sites, dtype, shards, reader.road, device.type)
 
     def trained() -> Reader:
@@ -182,19 +185,18 @@ def _identity(model: ModelIdentity, prompts: LabelledPrompts, sites: Sequence[Si
     return {
         "model": {field: getattr(model, field) for field in MODEL_FIELDS},
         "random_init": None,
-        "prompts": {"tokens": _digest(prompts.tokens), "lengths": _digest(prompts.lengths),
-                    "examples": _digest(torch.tensor(prompts.examples[["prompt", "pos"]].to_numpy("int64"))),
+        "prompts": {"tokens": _digest(prompts.tokens.numpy()), "lengths": _digest(prompts.lengths.numpy()),
+                    "examples": _digest(prompts.examples[["prompt", "pos"]].to_numpy("int64")),
                     "vocabulary": hashlib.sha256(canonical(prompts.vocabulary).encode()).hexdigest()[:32]},
         "sites": [str(site) for site in sites],
         "dtype": dtype,
         "plan": {"n_examples": len(prompts), "d_model": model.d_model, "n_shards": len(shards),
-                 "batches": _digest(torch.tensor([[len(b.prompts), b.width, len(b.rows)] for b in batches])),
-                 "shards": _digest(torch.tensor([len(shard) for shard in shards]))},
+                 "batches": _digest(np.array([[len(b.prompts), b.width, len(b.rows)] for b in batches])),
+                 "shards": _digest(np.array([len(shard) for shard in shards]))},
         "forward": {"road": road, "device": device},
         "versions": {library: version(library) for library in LIBRARIES},
     }
 
 
-def _digest(x: Tensor) -> str:
-    head = f"{x.dtype} {tuple(x.shape)} ".encode()
-    return hashlib.sha256(head + x.contiguous().numpy().tobytes()).hexdigest()[:32]
+def _digest(x: Shaped[ndarray, "..."]) -> str:
+    return hashlib.sha256(f"{x.dtype} {x.shape} ".encode() + x.tobytes()).hexdigest()[:32]

@@ -211,13 +211,15 @@ def test_a_full_disk_during_a_write_leaves_a_readable_store(tmp_path):
     """The kernel itself refuses: no file of this process may grow beyond 2 kB, which a shard does."""
     run = subprocess.run([sys.executable, "-c", f"""
 import resource, signal, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
-from test_store import *
-store = Store.at(identity_of(), {str(tmp_path)!r})
-fill(store, shards=[0])
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from probing._store import Store
+store = Store.at({identity_of()!r}, {str(tmp_path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-fill(store, shards=[1])
+with store.writing():
+    for i, limit in enumerate([1 << 20, 1 << 11]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, 1 << 20))
+        store.write(i, {{site: torch.zeros(100, 8) for site in store.sites}}, torch.arange(100))
 """], capture_output=True, text=True)
     assert "StoreError: cannot write" in run.stderr and "shard-00001" in run.stderr, run.stderr
     store = Store.at(identity_of(), tmp_path)
