@@ -1,5 +1,6 @@
 """The causal effect of a direction: edits of activations, runs under edits, effects with their controls."""
 
+from ._controls import random_like
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
 from ._effect import applied_change, effect
 from ._last_token import LastToken
@@ -23,6 +24,7 @@ __all__ = [
     "patch_from",
     "probability_mass",
     "project_out",
+    "random_like",
     "reflect",
     "reread",
     "saliency",
