@@ -60,7 +60,7 @@ def open_run(
         lock = _lock(path)
         known = _known(path)
         if not known:
-            about = {**asked, "code": code_digest(), "command": sys.argv, "python": platform.python_version()}
+            about = {**asked, "code": code_digest(), "command": command(), "python": platform.python_version()}
             write_whole(path / "run.json", _json(about))
         (path / "stages").mkdir(exist_ok=True)
     except OSError as error:
@@ -149,6 +149,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def command() -> list[str]:
+    """The command line, with the name of the program for its path."""
+    name = Path(sys.argv[0]).name
+    return ["worldprobe" if name == "__main__.py" else name, *sys.argv[1:]]
+
+
 def code_digest() -> str:
     """sha256 over the Python files of the four packages."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
@@ -171,7 +177,7 @@ def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    return value if value == _ABSENT else json.dumps(value)
+    return value if value == _ABSENT else "none" if value is None else json.dumps(value)
 
 
 def _plain(value: Any) -> Any:

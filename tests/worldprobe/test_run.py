@@ -86,6 +86,7 @@ def test_changed_code_is_told_and_the_run_continues(tmp_path):
 def test_differences_are_those_of_the_leaves():
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["a.c is 2 there, 3 was asked for"]
     assert differences({"a": [1, 2]}, {"a": [1, 2]}) == []
+    assert differences({"cases": None}, {"cases": 20}) == ["cases is none there, 20 was asked for"]
 
 
 def test_a_configuration_holds_json_values_only(tmp_path):
