@@ -231,5 +231,5 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     table = Table(*columns, box=SIMPLE, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console(markup=False, highlight=False, emoji=False)
-    console.print(table, width=None if console.is_terminal else 160)
+    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no width
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
