@@ -26,24 +26,24 @@ def reread(
     *,
     intervention: str,
     probe: str,
-    alpha: float | int | None = None,
+    draws: Sequence[Edits] = (),
+    alpha: float | None = None,
     unit: str | None = None,
-    control: str | None = None,
     split: str = "report",
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
     """What probes read at the sites of `probes` after an edit: result rows, the site read in stream and layer.
 
-    - `specificity_target`: share of cases whose edited target now reads `becomes` (and, as control `null`, without
-      the edit).
-    - `specificity_others`: share of the other targets whose reading the edit changed, averaged over cases (control
-      `null`: 0, nothing changes without an edit).
+    - `specificity_target`: share of cases whose edited target now reads `becomes`.
+    - `specificity_others`: share of the other targets whose reading the edit changed, averaged over cases.
+
+    Controls: `null`, without the edit; `random_direction`, the mean over `draws` with their 5th to 95th percentile.
 
     Args:
         probes: Site -> function from (case, d_model) to predicted codes (case, target).
         targets: Names of the targets, in the order of the codes' columns.
-        control: Names the arm when `edits` is a control, e.g. `random_direction`.
+        draws: Random edits of the same norm, see `random_like`; run together with the edit.
         split: Cases of this split among those of `run`.
     Raises:
         ValueError: A case's target is not among `targets`, or codes have another shape than (case, target).
@@ -56,23 +56,27 @@ def reread(
                          f"they read {list(targets)[:5]} ...")
     edited = np.array([column[name] for name in chosen["target"]])
     becomes, groups, case = chosen["becomes"].to_numpy(), chosen["group"].to_numpy(), np.arange(len(chosen))
-    acts = [run.logits(e, read=list(probes))[1] for e in ({}, edits)]
+    _, acts = run.logits_many([{}, edits, *draws], read=list(probes))
     rows = []
     for site, reader in probes.items():
-        before, after = (_codes(reader, a[site].cpu().numpy(), len(targets), site) for a in acts)
+        before, *after = (_codes(reader, x.cpu().numpy(), len(targets), site) for x in acts[site])
+        changed = np.stack(after) != before
+        target = np.stack([a[case, edited] == becomes for a in (before, *after)]).astype(float)
+        others = (changed.sum(2) - changed[:, case, edited]) / max(1, len(targets) - 1)
+        others = np.concatenate([np.zeros((1, len(case))), others])
         common = row_context(run, cases, [site], split=split, seed=seed, identity=identity, probe=probe,
                              intervention=intervention)
-        changed = before != after
-        others = (changed.sum(1) - changed[case, edited]) / max(1, len(targets) - 1)
-        dose = {"alpha": alpha, "unit": unit, "control": control}
-        none = {"alpha": None, "unit": None, "control": "null"}
-        for metric, values, columns in (("specificity_target", after[case, edited] == becomes, dose),
-                                        ("specificity_target", before[case, edited] == becomes, none),
-                                        ("specificity_others", others, dose),
-                                        ("specificity_others", np.zeros(len(others)), none)):
-            value, low, high = bootstrap_mean(values.astype(float), groups, seed=seed)
-            rows.append({**common, **columns, "metric": metric, "value": value, "ci_low": low, "ci_high": high,
-                         "n": len(values), "n_groups": len(np.unique(groups))})
+        none, dose = {"alpha": None, "unit": None, "control": "null"}, {"alpha": alpha, "unit": unit}
+        for metric, values in (("specificity_target", target), ("specificity_others", others)):
+            for columns, of_arm in ((none, values[0]), (dose, values[1])):
+                value, low, high = bootstrap_mean(of_arm, groups, seed=seed)
+                rows.append({**common, **columns, "metric": metric, "value": value, "ci_low": low, "ci_high": high,
+                             "n": len(of_arm), "n_groups": len(np.unique(groups))})
+            if len(draws):
+                means = values[2:].mean(1)
+                mean, (low, high) = means.mean(), np.percentile(means, [5, 95])
+                rows.append({**common, **dose, "control": "random_direction", "metric": metric, "value": mean,
+                             "ci_low": min(low, mean), "ci_high": max(high, mean), "n": len(draws)})
     return results_frame(rows)
 
 

@@ -329,12 +329,10 @@ def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, t
     readers = {site: LogisticProbe.from_weights(w["mine_theirs.coef"], w["mine_theirs.intercept"], (0, 1, 2)).predict
                for site, w in weights.items() if site.stream == "resid_post" and site.layer >= dose.layer_end}
     arm = {**arm, "alpha": dose.alpha}
-    own = reread(part, edits, readers, cases, targets, **arm)
-    random = [reread(part, each, readers, cases, targets, control="random_direction", **arm) for each in draws]
-    tables = [own, band([t[t["control"] == "random_direction"] for t in random])]
+    read = reread(part, edits, readers, cases, targets, draws=draws, **arm)
     # the read site moves from the layer columns to the subset: the rows belong to the edit, as its other rows do
-    tables = [t.assign(subset="read=" + t["stream"] + "." + t["layer"].astype(str), stream=dose.stream,
-                       layer=dose.layer, layer_end=dose.layer_end) for t in tables]
+    tables = [read.assign(subset="read=" + read["stream"] + "." + read["layer"].astype(str), stream=dose.stream,
+                          layer=dose.layer, layer_end=dose.layer_end)]
 
     common = row_context(part, cases, dose.sites, split="report", **{k: v for k, v in arm.items() if k != "alpha"})
     shown = cases.cases.iloc[part.rows.numpy()]
