@@ -27,7 +27,7 @@ def reread(
     intervention: str,
     probe: str,
     draws: Sequence[Edits] = (),
-    alpha: float | None = None,
+    alpha: float | int | None = None,
     unit: str | None = None,
     split: str = "report",
     seed: int = 0,
