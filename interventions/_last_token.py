@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
@@ -23,6 +22,7 @@ from probing._models import check_site
 from probing._sites import Site
 from tasks._prompts import Counterfactuals
 
+from ._caches import first_rows, map_cache, n_bytes, take_rows, widen
 from ._edits import Edit
 
 Edits = Mapping[Site, Edit]
@@ -130,8 +130,8 @@ class LastToken:
                 continue
             prefix = batch.prefix
             if prefix is not None and len(inside) < len(batch.places):
-                prefix = _map_cache(prefix, partial(_take, places=inside))
-            part._kept += _bytes(prefix)
+                prefix = map_cache(prefix, partial(take_rows, places=inside))
+            part._kept += n_bytes(prefix)
             part._batches.append(_Batch(new_place[batch.places][inside], batch.rows[inside.to(batch.rows.device)],
                                         batch.tokens[inside.to(batch.tokens.device)], prefix))
         return part
@@ -182,7 +182,7 @@ class LastToken:
 
     def _continue(self, batch: _Batch, edits: Edits, n_tokens: int, now: _Now) -> Tensor:
         tokens, length = batch.tokens, batch.tokens.shape[1]
-        cache = _map_cache(self._prefix(batch)) if self.shares_prefix else None
+        cache = map_cache(self._prefix(batch)) if self.shares_prefix else None
         for step in range(n_tokens):
             first = step == 0 or cache is None  # whole sequences are edited anew at every step
             now.arms, now.rows = ([edits] if first else None), batch.rows
@@ -217,11 +217,11 @@ class LastToken:
             for batch in self._batches:
                 prefix = self._prefix(batch) if self.shares_prefix else None
                 together = max(1, self._most(batch.tokens.shape[1]) // len(batch.rows))
-                wide = None if prefix is None else _widen(prefix, min(together, len(arms)))
+                wide = None if prefix is None else widen(prefix, min(together, len(arms)))
                 for first in range(0, len(arms), together):
                     chunk = arms[first : first + together]
                     n = len(chunk) * len(batch.rows)
-                    cache = None if wide is None else _map_cache(wide, partial(_first, n=n))
+                    cache = None if wide is None else map_cache(wide, partial(first_rows, n=n))
                     tokens = batch.tokens[:, -1:] if prefix is not None else batch.tokens
                     now.arms, now.rows, now.position = chunk, batch.rows, tokens.shape[1] - 1
                     logits = self._forward(tokens.repeat(len(chunk), 1), cache)
@@ -240,8 +240,8 @@ class LastToken:
         prefix = self._empty_cache()
         if batch.tokens.shape[1] > 1:
             self._forward(batch.tokens[:, :-1], prefix)
-        if self._kept + _bytes(prefix) <= self.keep_bytes:
-            batch.prefix, self._kept = prefix, self._kept + _bytes(prefix)
+        if self._kept + n_bytes(prefix) <= self.keep_bytes:
+            batch.prefix, self._kept = prefix, self._kept + n_bytes(prefix)
         return prefix
 
     def _empty_cache(self) -> DynamicCache:
@@ -318,54 +318,3 @@ class LastToken:
             shared = self._forward(sample.tokens[:, -1:], empty)
         tolerance = 50 * torch.finfo(whole.dtype).eps * float(whole.abs().max().clamp_min(1))
         return float((whole - shared).abs().max()) <= tolerance
-
-
-class _WithSlot(DynamicLayer):
-    """Keys and values with room for one more token, which every forward pass writes anew: nothing is copied."""
-
-    def __init__(self, layer: DynamicLayer, n: int):
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self.keys, self.values = (F.pad(t, (0, 0, 0, 1)).repeat(n, 1, 1, 1) for t in (layer.keys, layer.values))
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        self.keys[:, :, -1:], self.values[:, :, -1:] = key_states, value_states
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        return self.keys.shape[-2] - 1
-
-
-def _widen(prefix: DynamicCache, n: int) -> DynamicCache:
-    """The prefix `n` times along the batch, to be followed by one more token, any number of times."""
-    wide = _map_cache(prefix)
-    for i, layer in enumerate(wide.layers):
-        if type(layer) is DynamicLayer and layer.is_initialized:
-            wide.layers[i] = _WithSlot(layer, n)
-        elif layer.is_initialized:
-            layer.keys, layer.values = (t.repeat(n, 1, 1, 1) for t in (layer.keys, layer.values))
-    return wide
-
-
-def _map_cache(cache: DynamicCache, change: Callable[[Tensor], Tensor] | None = None) -> DynamicCache:
-    """A cache of its own that grows without touching the first (layers replace their tensors, they never write into
-    them), with `change` applied to keys and values."""
-    new = copy.copy(cache)
-    new.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in new.layers:
-        if change is not None and layer.is_initialized:
-            layer.keys, layer.values = change(layer.keys), change(layer.values)
-    return new
-
-
-def _take(tensor: Tensor, places: Tensor) -> Tensor:
-    return tensor[places.to(tensor.device)]
-
-
-def _first(tensor: Tensor, n: int) -> Tensor:
-    return tensor[:n]
-
-
-def _bytes(cache: DynamicCache | None) -> int:
-    layers = [] if cache is None else [layer for layer in cache.layers if layer.is_initialized]
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
