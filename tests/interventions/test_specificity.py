@@ -74,3 +74,14 @@ def test_saliency_is_the_probability_that_each_flip_takes(gpt2, cases, random):
     assert maps[:, 3].abs().max() < 1e-6 and maps[:, 0].abs().max() > 1e-3
     with pytest.raises(ValueError, match="token names 3 cases, there are 12"):
         saliency(run, token[:3], lambda target: {}, 5)
+
+
+def test_the_random_band_of_rereading_is_the_spread_of_its_draws(gpt2, cases, readers, random):
+    run, draws = LastToken.of(gpt2, cases), [{SITE: steer(3 * random(12, 24))} for _ in range(20)]
+    table = reread(run, {}, readers[1], cases, TARGETS, draws=draws, **STUDY)
+    alone = [reread(run, draw, readers[1], cases, TARGETS, **STUDY) for draw in draws]
+    for metric in ("specificity_target", "specificity_others"):
+        values = [rows(each, metric, LATER)["value"] for each in alone]
+        band = rows(table, metric, LATER, "random_direction")
+        assert band["value"] == pytest.approx(np.mean(values)) and band["n"] == 20
+        assert (band["ci_low"], band["ci_high"]) == pytest.approx(tuple(np.percentile(values, [5, 95])))
