@@ -102,7 +102,7 @@ dose = interventions.best_dose(scan)
 print(f"chosen: layers {dose.layer} to {dose.layer_end}, {dose.alpha:g} pattern lengths")
 
 # %%
-effects = interventions.effect(run, cases, directions, sites=dose.sites, alphas=[-1, 0.5, 1, 2, 3, 4],
+effects = interventions.effect(run, cases, directions, sites=dose.sites, alphas=[-1, 0.5, 1, 2, 3],
                                ideal_null=othello.ideal_null(cases), **how)
 worldprobe.dose_response(effects, "flip")
 
@@ -112,11 +112,10 @@ worldprobe.dose_response(effects, "flip")
 # language.
 
 # %%
-best = effects[effects["control"].isna() & (effects["metric"] == "error_ratio")].sort_values("value").iloc[0]
-band = effects[(effects["control"] == "random_direction") & (effects["metric"] == "error_ratio")
-               & (effects["alpha"] == best["alpha"])].iloc[0]
-print(f"flip at {best['alpha']:g} pattern lengths: {best['value']:.2f} [{best['ci_low']:.2f}, {best['ci_high']:.2f}] of "
-      f"the error without an edit; random directions {band['value']:.2f} [{band['ci_low']:.2f}, {band['ci_high']:.2f}]")
+chosen = effects[(effects["metric"] == "error_ratio") & (effects["alpha"] == dose.alpha)].set_index("control")
+own, band = chosen.loc[chosen.index.isna()].iloc[0], chosen.loc["random_direction"]
+print(f"flip: {own['value']:.2f} [{own['ci_low']:.2f}, {own['ci_high']:.2f}] of the error without an edit")
+print(f"random directions: {band['value']:.2f} [{band['ci_low']:.2f}, {band['ci_high']:.2f}]")
 
 # %% [markdown]
 # `worldprobe run othello --out runs/othello` does all of this for every method, with erasure, what later layers read,

@@ -134,7 +134,7 @@ def probe_site(
     for label in labels:
         Y = prompts.labels(label)
         for name, estimator in probes.items():
-            arms = [(None, X, Y[train])]
+            arms: list[tuple[str | None, ndarray, ndarray]] = [(None, X, Y[train])]
             if "shuffled_labels" in controls:
                 arms.append(("shuffled_labels", X, Y[train][shuffle]))
             if X_random is not None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,9 +51,10 @@ PLAN = {  # label -> probes; mine_theirs first: it is the label of the report
     "flipped": ("logistic",),
     "parity": ("logistic",),
 }
-QUICK = {"games": 400, "legality_games": 200, "labels": ["mine_theirs", "black_white"], "tol": 1e-2, "epochs": 12,
-         "follow": 4}
-FULL = {"games": 1000, "legality_games": 500, "labels": list(PLAN), "tol": 3e-3, "epochs": 24, "follow": 6}
+QUICK: dict[str, Any] = {"games": 400, "legality_games": 200, "labels": ["mine_theirs", "black_white"], "tol": 1e-2,
+                         "epochs": 12, "follow": 3}
+FULL: dict[str, Any] = {"games": 1000, "legality_games": 500, "labels": list(PLAN), "tol": 3e-3, "epochs": 24,
+                        "follow": 6}
 EDITS = ("flip", "erase")
 
 
@@ -115,7 +117,7 @@ class Study:
     """What the report and the checks are made from."""
 
     folder: Run
-    model: object
+    model: Any
     prompts: LabelledPrompts
     weights: Mapping[Site, Mapping[str, np.ndarray]]
     table: pd.DataFrame

@@ -74,9 +74,11 @@ class Handles:
 
     def source(self, method: "Method") -> dict:
         """The keyword of `effect` and `window_map` that holds the edit: `directions` or `edit`."""
-        if method.direction is not None:
-            return {"directions": {s: tensor(method.direction(self, s)) for s in self.weights}}
-        return {"edit": lambda site, alpha: method.edit(self, site, alpha)}
+        direction, edit = method.direction, method.edit
+        if direction is not None:
+            return {"directions": {s: tensor(direction(self, s)) for s in self.weights}}
+        assert edit is not None, "a method has one of the two"
+        return {"edit": lambda site, alpha: edit(self, site, alpha)}
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,9 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(config), **about,
            "citation": "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for "
                        "transformers."}
-    numbers = pd.concat([behaviour_numbers(table), headline(table, "mine_theirs")], ignore_index=True)
     return write_report(folder.path / "report.html", title=f"Othello: what {known.name} knows of the board, and uses",
-                        summary=summary, verdicts=verdicts(everything, "mine_theirs"), numbers=numbers,
-                        checks=checks, sections=sections, run=run)
-
-
-def behaviour_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    rows = table[table["metric"].isin(["legal_top1"])]
-    names = {True: "Most likely move is legal (held-out games)", False: "The same, randomly initialised model"}
-    return pd.DataFrame([{"what": names[pd.isna(r.control)], "value": r.value, "ci_low": r.ci_low, "ci_high": r.ci_high,
-                          "n": r.n, "n_groups": r.n_groups} for r in rows.itertuples()])
+                        summary=summary, verdicts=verdicts(everything, "mine_theirs"),
+                        numbers=headline(everything, "mine_theirs"), checks=checks, sections=sections, run=run)
 
 
 def behaviour_table(table: pd.DataFrame) -> Table:
