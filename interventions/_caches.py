@@ -55,6 +55,10 @@ def first_rows(tensor: Tensor, n: int) -> Tensor:
     return tensor[:n]
 
 
+def tile(tensor: Tensor, n: int) -> Tensor:
+    return tensor.repeat(n, 1, 1, 1)
+
+
 def n_bytes(cache: DynamicCache | None) -> int:
     layers = [] if cache is None else [layer for layer in cache.layers if layer.is_initialized]
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)

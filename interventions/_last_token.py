@@ -22,7 +22,7 @@ from probing._models import check_site
 from probing._sites import Site
 from tasks._prompts import Counterfactuals
 
-from ._caches import first_rows, map_cache, n_bytes, take_rows, widen
+from ._caches import first_rows, map_cache, n_bytes, take_rows, tile, widen
 from ._edits import Edit
 
 Edits = Mapping[Site, Edit]
@@ -167,30 +167,36 @@ class LastToken:
 
     def generate(self, edits: Edits | None = None, n_tokens: int = 1) -> Int[Tensor, "case n_tokens"]:
         """Greedy continuation of every case. Only the last token of the case is edited; the tokens that follow see
-        its edited keys and values. Memory as for one arm."""
+        its edited keys and values."""
+        return self.generate_many([edits or {}], n_tokens)[0]
+
+    def generate_many(self, arms: Sequence[Edits], n_tokens: int = 1) -> Int[Tensor, "arm case n_tokens"]:
+        """`generate` of several arms at once."""
         longest, n_ctx = int(self.lengths.max()), getattr(self.model.cfg, "n_ctx", None)
         if n_tokens < 1 or (n_ctx and longest + n_tokens - 1 > n_ctx):
             raise ValueError(f"n_tokens = {n_tokens} after a case of {longest} tokens; wanted at least 1, and all but "
                              f"the last within the context of {n_ctx}")
-        edits = edits or {}
-        self._check([edits])
-        out, now = torch.empty(len(self), n_tokens, dtype=torch.long), _Now(self.rows)
-        with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks([edits], (), now)):
+        self._check(arms)
+        out, now = torch.empty(len(arms), len(self), n_tokens, dtype=torch.long), _Now(self.rows)
+        with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, (), now)):
             for batch in self._batches:
-                out[batch.places] = self._continue(batch, edits, n_tokens, now).cpu()
+                together = max(1, self._most(batch.tokens.shape[1] + n_tokens) // len(batch.rows))
+                for first in range(0, len(arms), together):
+                    chunk = arms[first : first + together]
+                    out[first : first + len(chunk), batch.places] = self._continue(batch, chunk, n_tokens, now).cpu()
         return out
 
-    def _continue(self, batch: _Batch, edits: Edits, n_tokens: int, now: _Now) -> Tensor:
-        tokens, length = batch.tokens, batch.tokens.shape[1]
-        cache = map_cache(self._prefix(batch)) if self.shares_prefix else None
+    def _continue(self, batch: _Batch, arms: Sequence[Edits], n_tokens: int, now: _Now) -> Tensor:
+        tokens, length = batch.tokens.repeat(len(arms), 1), batch.tokens.shape[1]
+        cache = map_cache(self._prefix(batch), partial(tile, n=len(arms))) if self.shares_prefix else None
         for step in range(n_tokens):
             first = step == 0 or cache is None  # whole sequences are edited anew at every step
-            now.arms, now.rows = ([edits] if first else None), batch.rows
+            now.arms, now.rows = (arms if first else None), batch.rows
             now.position = 0 if cache is not None else length - 1
             logits = self._forward(tokens if cache is None else tokens[:, -1:], cache)
             now.arms = None
             tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True).to(tokens)], dim=1)
-        return tokens[:, length:]
+        return tokens[:, length:].view(len(arms), len(batch.rows), n_tokens)
 
     def _collect(self, arms: Sequence[Edits], read: Sequence[Site]):
         out: list = []

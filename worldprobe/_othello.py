@@ -17,8 +17,17 @@ import pandas as pd
 import torch
 
 import tasks
-from interventions import LastToken, applied_change, best_dose, effect, project_out, reread, steer, window_map
-from interventions._controls import random_like
+from interventions import (
+    LastToken,
+    applied_change,
+    best_dose,
+    effect,
+    project_out,
+    random_like,
+    reread,
+    steer,
+    window_map,
+)
 from interventions._effect import row_context
 from probing import (
     LogisticProbe,
@@ -342,8 +351,11 @@ def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, t
     kept = replace(cases, cases=shown.reset_index(drop=True), right_before=cases.right_before[part.rows.numpy()],
                    right_after=cases.right_after[part.rows.numpy()])
 
-    def follow(each: Mapping, control: str | None) -> pd.DataFrame:
-        legal = othello.follow(kept, part.generate(each, n_follow)).numpy().astype(float)
+    arms = {None: [edits], "null": [{}], "random_direction": draws}
+    moves = part.generate_many([each for several in arms.values() for each in several], n_follow)
+    legal = [othello.follow(kept, each).numpy().astype(float) for each in moves]
+
+    def rows(legal: np.ndarray, control: str | None) -> pd.DataFrame:
         values = zip(*bootstrap_mean(legal, groups, seed=arm["seed"]), strict=True)
         return results_frame([{**common, "metric": "legal_follow", "subset": f"step={k + 1}", "control": control,
                                "alpha": None if control == "null" else dose.alpha,
@@ -351,7 +363,8 @@ def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, t
                                "ci_high": hi, "n": len(legal), "n_groups": len(set(groups))}
                               for k, (v, lo, hi) in enumerate(values)])
 
-    tables += [follow(edits, None), follow({}, "null"), band([follow(each, "random_direction") for each in draws])]
+    random = band([rows(each, "random_direction") for each in legal[2:]])
+    tables += [rows(legal[0], None), rows(legal[1], "null"), random]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -120,6 +120,13 @@ def test_generate_equals_full_forwards_with_the_edit_at_its_position_every_time(
     assert not torch.equal(generated, LastToken.of(model, cases).generate(n_tokens=3))
 
 
+def test_arms_generated_together_are_those_generated_alone(model, cases, random):
+    arms = [{}, *({Site("resid_post", 0): steer(random(12, 24), alpha)} for alpha in (1.0, 2.0, 4.0))]
+    run = LastToken.of(model, cases, batch_size=8)
+    together = run.generate_many(arms, 3)
+    assert torch.equal(together, torch.stack([run.generate(arm, 3) for arm in arms]))
+
+
 def test_model_is_as_it_was_also_after_an_exception(model, cases, random):
     before, hooks = [p.clone() for p in model.parameters()], n_hooks(model)
     run, clean = LastToken.of(model, cases), None
