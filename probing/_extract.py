@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as once
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -135,9 +136,9 @@ class _Work:
 
     def _stored(self, acts: Tensor, site: Site, batch: Batch) -> Tensor:
         kept = acts.to("cpu", DTYPES[self.dtype])
-        if bool((finite := kept.isfinite().all(dim=1)).all()):
+        if kept.sum(dtype=torch.float64).isfinite():  # one pass: a NaN or infinity anywhere makes the sum one
             return kept
-        row = int((~finite).nonzero()[0])
+        row = int((~kept.isfinite().all(dim=1)).nonzero()[0])
         where = f"{site} at prompt {int(batch.prompts[batch.prompt[row]])}, position {int(batch.pos[row])}"
         if bool(acts[row].isfinite().all()):
             raise ValueError(f"{where} reaches {float(acts[row].abs().max()):.3g}, too large for {self.dtype}; keep "
@@ -194,8 +195,13 @@ def _identity(model: ModelIdentity, prompts: LabelledPrompts, sites: Sequence[Si
                  "batches": _digest(np.array([[len(b.prompts), b.width, len(b.rows)] for b in batches])),
                  "shards": _digest(np.array([len(shard) for shard in shards]))},
         "forward": {"road": road, "device": device},
-        "versions": {library: version(library) for library in LIBRARIES},
+        "versions": _versions(),
     }
+
+
+@once
+def _versions() -> dict[str, str]:
+    return {library: version(library) for library in LIBRARIES}
 
 
 def _digest(x: Shaped[ndarray, "..."]) -> str:

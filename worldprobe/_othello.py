@@ -351,8 +351,8 @@ def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, t
     kept = replace(cases, cases=shown.reset_index(drop=True), right_before=cases.right_before[part.rows.numpy()],
                    right_after=cases.right_after[part.rows.numpy()])
 
-    arms = {None: [edits], "null": [{}], "random_direction": draws}
-    moves = part.generate_many([each for several in arms.values() for each in several], n_follow)
+    arms = [edits, {}, *draws]
+    moves = part.generate_many(arms, n_follow)
     legal = [othello.follow(kept, each).numpy().astype(float) for each in moves]
 
     def rows(legal: np.ndarray, control: str | None) -> pd.DataFrame:
