@@ -12,7 +12,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
 
 demo: $(STAMP)  ## the main job on the shipped Othello model; the last line is the path of the report
-	$(VENV)/bin/worldprobe run othello --out runs/demo
+	$(VENV)/bin/worldprobe run othello --quick --out runs/demo
 
 test: $(STAMP)  ## the tests, with ruff and mypy among them
 	$(VENV)/bin/python -m pytest -q -m "not slow"

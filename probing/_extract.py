@@ -1,9 +1,9 @@
 """Reading a model: its residual stream at the probed tokens of labelled prompts, into a store or into memory."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache as once
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -136,9 +136,11 @@ class _Work:
 
     def _stored(self, acts: Tensor, site: Site, batch: Batch) -> Tensor:
         kept = acts.to("cpu", DTYPES[self.dtype])
-        if kept.sum(dtype=torch.float64).isfinite():  # one pass: a NaN or infinity anywhere makes the sum one
+        if kept.sum(dtype=torch.float32).isfinite():  # the cheap way: a NaN or an infinity would reach the sum
             return kept
-        row = int((~kept.isfinite().all(dim=1)).nonzero()[0])
+        if bool((finite := kept.isfinite().all(dim=1)).all()):
+            return kept
+        row = int((~finite).nonzero()[0])
         where = f"{site} at prompt {int(batch.prompts[batch.prompt[row]])}, position {int(batch.pos[row])}"
         if bool(acts[row].isfinite().all()):
             raise ValueError(f"{where} reaches {float(acts[row].abs().max()):.3g}, too large for {self.dtype}; keep "
@@ -199,7 +201,7 @@ def _identity(model: ModelIdentity, prompts: LabelledPrompts, sites: Sequence[Si
     }
 
 
-@once
+@functools.cache
 def _versions() -> dict[str, str]:
     return {library: version(library) for library in LIBRARIES}
 

@@ -58,11 +58,10 @@ PLAN = {  # label -> probes; mine_theirs first: it is the label of the report
     "mine_theirs": ("logistic", "logistic_no_bias", "mlp"),
     "black_white": ("logistic", "mlp"),
     "flipped": ("logistic",),
-    "parity": ("logistic",),
 }
 QUICK: dict[str, Any] = {"games": 400, "legality_games": 200, "labels": ["mine_theirs", "black_white"], "tol": 1e-2,
                          "epochs": 12, "follow": 3}
-FULL: dict[str, Any] = {"games": 1000, "legality_games": 500, "labels": list(PLAN), "tol": 3e-3, "epochs": 24,
+FULL: dict[str, Any] = {"games": 1000, "legality_games": 500, "labels": list(PLAN), "tol": 1e-2, "epochs": 20,
                         "follow": 6}
 EDITS = ("flip", "erase")
 

@@ -23,7 +23,7 @@ from ._verdicts import verdicts
 SHOWN = 3  # cases drawn before and after the edit: the first of the half for reporting, not the best ones
 WORDS = {
     "mine_theirs": "mine, theirs, empty (from the player to move)", "black_white": "black, white, empty",
-    "flipped": "turned over by this move", "parity": "mine, theirs, empty (player to move by parity, as in the papers)",
+    "flipped": "turned over by this move",
 }
 
 
