@@ -293,7 +293,7 @@ def edit_stages(folder: Run, model, weights: Mapping[Site, dict], prompts, edit:
 
         def report(m=m, dose=dose, single=single) -> pd.DataFrame:
             alphas = sorted({*m.doses(handles), dose.alpha}) if m is best else [dose.alpha]
-            shared = {**arm(m), **handles.source(m), "others": handles.controls(),
+            shared = {**arm(m), **handles.source(m), "others": handles.controls(edit),
                       "ideal_null": othello.ideal_null(cases)}
             parts = [effect(run, cases, sites=dose.sites, alphas=alphas, **shared)]
             if single.sites != dose.sites:
@@ -339,10 +339,7 @@ def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, t
     readers = {site: LogisticProbe.from_weights(w["mine_theirs.coef"], w["mine_theirs.intercept"], (0, 1, 2)).predict
                for site, w in weights.items() if site.stream == "resid_post" and site.layer >= dose.layer_end}
     arm = {**arm, "alpha": dose.alpha}
-    read = reread(part, edits, readers, cases, targets, draws=draws, **arm)
-    # the read site moves from the layer columns to the subset: the rows belong to the edit, as its other rows do
-    tables = [read.assign(subset="read=" + read["stream"] + "." + read["layer"].astype(str), stream=dose.stream,
-                          layer=dose.layer, layer_end=dose.layer_end)]
+    tables = [reread(part, edits, readers, cases, targets, draws=draws, **arm)]
 
     common = row_context(part, cases, dose.sites, split="report", **{k: v for k, v in arm.items() if k != "alpha"})
     shown = cases.cases.iloc[part.rows.numpy()]

@@ -238,16 +238,11 @@ def several_layers(study: Study) -> dict:
 
 def specificity(study: Study) -> dict:
     probe, dose = chosen(study, "flip")
-    where = dict(intervention="flip", probe=probe, split="report", layer=dose.layer, layer_end=dose.layer_end,
-                 alpha=dose.alpha)
+    last = study.model.cfg.n_layers - 1
     means = {}
-    for metric in ("specificity_target", "specificity_others"):
-        found = study.table[(study.table["metric"] == metric) & study.table["control"].isna()
-                            & (study.table["intervention"] == "flip") & (study.table["probe"] == probe)]
-        reads = found["subset"].str.extract(r"(\d+)$")[0].astype(int)
-        later = found[(reads > dose.layer_end) | (reads == study.model.cfg.n_layers - 1)]
-        if later.empty:
-            raise LookupError(f"no rows with {where}")
+    for metric in ("specificity_target", "specificity_others"):  # rows of the layers that were read again
+        found = rows(study, intervention="flip", probe=probe, split="report", metric=metric)
+        later = found[(found["layer"] > dose.layer_end) | (found["layer"] == last)]
         means[metric] = tuple(later[["value", "ci_low", "ci_high"]].astype(float).mean())
     target, others = means["specificity_target"], means["specificity_others"]
     return check("flip: the edited square reads as the new state, mean of the later layers", None, target, ">= 0.80",

@@ -63,14 +63,16 @@ class Handles:
         patterns = [self.contrast(site, "mine_theirs.encoding") for site in self.weights]
         return float(np.median(np.linalg.norm(patterns, axis=-1)))
 
-    def controls(self) -> dict[str, dict[Site, Tensor]]:
-        """`other_target`: the same change of another square that holds the same disc. `other_label`: the change of
-        this square along the black/white labels, which the model is said not to use."""
-        codes = self.colour_was, self.colour_becomes
-        return {
-            "other_target": {s: tensor(self.contrast(s, "mine_theirs.encoding", self.other)) for s in self.weights},
-            "other_label": {s: tensor(self.contrast(s, "black_white.encoding", codes=codes)) for s in self.weights},
-        }
+    def controls(self, edit: str) -> dict[str, dict[Site, Tensor]]:
+        """`other_target`: the same change of another square that holds the same disc. `other_label`, of flips: the
+        change of this square along the black/white labels, which the model is said not to use. (Both schemes share the
+        class `empty`, so for an erasure the other label is the same edit and no control.)"""
+        found = {"other_target": {s: tensor(self.contrast(s, "mine_theirs.encoding", self.other)) for s in self.weights}}
+        if edit == "flip":
+            codes = self.colour_was, self.colour_becomes
+            found["other_label"] = {s: tensor(self.contrast(s, "black_white.encoding", codes=codes))
+                                    for s in self.weights}
+        return found
 
     def source(self, method: "Method") -> dict:
         """The keyword of `effect` and `window_map` that holds the edit: `directions` or `edit`."""

@@ -51,10 +51,12 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
         probe_section(table, "mine_theirs", against="black_white", positions="ply",
                       subsets=("occupied", "flipped_once"), groups="games", more=more),
         Section("Other ways to label the same board", "Scores on the test split, all squares.", subsections=others),
-        effect_section(everything, groups="cases with one opening", more=[*pictures, *maps],
+        effect_section(everything, groups="cases with one opening",
                        text=[method_text(), "Layers and dose were chosen on one half of the cases and are reported on "
                              "the other. An edit counts only beyond doing nothing and beyond random directions of the "
                              "same length."]),
+        Section("One disc at a time", "The chosen flip on single boards, and what the most likely move rests on.",
+                [*pictures, *maps]),
         Section("What the edit leaves behind", after_text(table), (), [follow_table(table)]),
     ]
     about = folder.environment()
