@@ -67,7 +67,8 @@ class Handles:
         """`other_target`: the same change of another square that holds the same disc. `other_label`, of flips: the
         change of this square along the black/white labels, which the model is said not to use. (Both schemes share the
         class `empty`, so for an erasure the other label is the same edit and no control.)"""
-        found = {"other_target": {s: tensor(self.contrast(s, "mine_theirs.encoding", self.other)) for s in self.weights}}
+        found = {"other_target": {s: tensor(self.contrast(s, "mine_theirs.encoding", self.other))
+                                  for s in self.weights}}
         if edit == "flip":
             codes = self.colour_was, self.colour_becomes
             found["other_label"] = {s: tensor(self.contrast(s, "black_white.encoding", codes=codes))
