@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -116,11 +117,15 @@ class _Work:
     def _write(self, store: Store, todo: Sequence[int], make: Callable[[], Reader]) -> None:
         n_rows = sum(len(batch.rows) for i in todo for batch in self.shards[i])
         store.check_space(n_rows * _row_bytes(len(store.sites), store.identity["plan"]["d_model"], self.dtype))
-        reader = make()
-        for i in todo:
-            read = list(self.read(reader, self.shards[i]))
-            acts = {site: torch.cat([kept[site] for _, kept in read]) for site in reader.sites}
-            store.write(i, acts, torch.cat([batch.rows for batch, _ in read]))
+        reader, writes = make(), list[Future]()
+        with ThreadPoolExecutor(1) as writer:  # hashing and syncing a shard while the model runs on the next
+            for i in todo:
+                read = list(self.read(reader, self.shards[i]))
+                acts = {site: torch.cat([kept[site] for _, kept in read]) for site in reader.sites}
+                if writes:
+                    writes[-1].result()  # one at a time: two shards in memory, and errors stop the run
+                writes.append(writer.submit(store.write, i, acts, torch.cat([batch.rows for batch, _ in read])))
+            writes[-1].result()
 
     def _skip(self, shards: Iterable[int]) -> None:
         self.advance(sum(len(batch.prompts) for i in shards for batch in self.shards[i]))
@@ -131,7 +136,7 @@ class _Work:
         for shard in self.shards:
             for batch, kept in self.read(reader, shard):
                 for site, x in kept.items():
-                    acts[site][batch.rows] = x
+                    acts[site].index_copy_(0, batch.rows, x)
         return Activations(acts.__getitem__, identity)
 
     def _stored(self, acts: Tensor, site: Site, batch: Batch) -> Tensor:

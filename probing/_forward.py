@@ -47,7 +47,8 @@ class Reader:
         kept: Kept = {}
 
         def keep(site: Site, acts: Tensor) -> None:
-            kept[site] = acts[prompt, pos]  # indexing copies: the model may write into `acts` afterwards
+            rows = (prompt * acts.shape[1] + pos).to(acts.device)
+            kept[site] = acts.flatten(0, 1).index_select(0, rows)  # a copy: the model may write into `acts` later
             if len(kept) == len(self.sites):
                 raise _Enough
 

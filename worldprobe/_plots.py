@@ -143,7 +143,8 @@ def dose_response(
     if split is None:
         reported = pick(measured, metric=metric, control=None, split="report")
         reported = _at(reported, edit, ("layer", "layer_end", "unit"))
-        split = "report" if reported["alpha"].nunique() > 1 else "choose"
+        scanned = pick(measured, metric=metric, control=None, split="choose")
+        split = "report" if reported["alpha"].nunique() > 1 or scanned.empty else "choose"
     measured = measured[measured["control"].isin(LEVELS) | (measured["unit"] == edit["unit"]).fillna(False)]
     rows = pick(measured, metric=shown, split=split)
     frame = pd.concat([_at(rows, edit, ("layer", "layer_end")), effect_controls(table, edit), edit.to_frame().T])
@@ -355,6 +356,8 @@ def _layer_axis(ax: Axes, rows: pd.DataFrame) -> None:
 def _room(ax: Axes, floor: float | None = None) -> None:
     """A little air above and below the data; the axis starts at `floor`, if one is given."""
     low, high = ax.dataLim.intervaly
+    if not np.isfinite([low, high]).all():
+        return  # nothing was drawn
     air = 0.06 * (high - low or 1.0)
     ax.set_ylim(low - air if floor is None else min(floor, low), high + air)
 

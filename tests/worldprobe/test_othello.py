@@ -27,7 +27,7 @@ def test_the_results_are_valid_and_name_model_and_data(done):
     table, metadata = read_results(done[0] / "results.parquet")
     validate(table)
     assert metadata["config"]["games"] == 40
-    assert set(table["intervention"].dropna()) == {"flip", "erase"}
+    assert set(table["intervention"].dropna()) == {"flip", "erase", "ablate"}
     assert table["data_hash"].notna().all()
 
 

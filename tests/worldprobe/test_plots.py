@@ -172,3 +172,11 @@ def test_by_square_puts_the_shortcut_beside_the_probe(table):
     assert [ax.get_title() for ax in figure.axes[:2]] == ["logistic probe, layer 5", "shortcut: no flip"]
     rows = pick(table, label="mine_theirs", subset="square=c4", control=None)
     assert figure.axes[0].texts[8 * 2 + 3].get_text() == f"{rows['value'].iloc[0]:.2f}"
+
+
+def test_a_single_reported_dose_without_a_scan_is_drawn(make_table):
+    table = make_table()
+    rows = table[(table["intervention"] == "flip") & (table["split"] == "report")]
+    one = rows[rows["alpha"].isna() | (rows["alpha"] == rows["alpha"].max())].assign(intervention="ablate")
+    figure = _plots.dose_response(one, "ablate")
+    assert figure.axes[0].get_ylabel()
