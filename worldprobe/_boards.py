@@ -91,7 +91,8 @@ def saliency_picture(
         marks += [_rect(x, y, LIGHT, 1), _rect(x, y, GAINS if value > 0 else LOSES, share)]
         marks.append(_disc(x, y - 5, truth[square], radius=7.5))
         if share >= 0.05:
-            marks.append(_text(x + CELL / 2, y + CELL - 4, f"{100 * value:+.{0 if abs(value) >= 0.095 else 1}f}", 9.5, LIGHT if share > 0.55 else DARK))
+            points = f"{100 * value:+.{0 if abs(value) >= 0.095 else 1}f}"
+            marks.append(_text(x + CELL / 2, y + CELL - 4, points, 9.5, LIGHT if share > 0.55 else DARK))
     marks.append(_ring(*_corner(move, size), EDITED))
     note = f"percentage points of p({square_name(move, size)}), the ringed move"
     return _document([(title, [("Latent saliency", note, marks, size)])])
