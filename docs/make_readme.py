@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import worldprobe
 from probing import read_results
 
-
 START, END = "<!-- results: docs/make_readme.py -->", "<!-- end of results -->"
 
 
