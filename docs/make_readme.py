@@ -37,7 +37,8 @@ def lines(checks: list[dict]) -> list[str]:
 
 def picture(run: str) -> None:
     table, _ = read_results(Path(run) / "results.parquet")
-    figures = [worldprobe.accuracy_by_layer(table, "mine_theirs"), worldprobe.dose_response(table, "flip")]
+    figures = [worldprobe.accuracy_by_layer(table, "mine_theirs"),
+               worldprobe.dose_response(table[table["metric"] != "kl"], "flip")]
     images = []
     for figure in figures:
         buffer = io.BytesIO()

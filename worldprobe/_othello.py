@@ -330,7 +330,7 @@ def headline_edit(table: pd.DataFrame, dose) -> str:
 def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, targets, n_follow: int,
                arm: Mapping) -> pd.DataFrame:
     """What the chosen edit leaves behind, on the cases for reporting: how later layers read the board
-    (`specificity_*`), and whether the moves that follow are legal from the edited board (`legal_follow`, by step)."""
+    (`specificity_*`), and whether the moves that follow are legal on the edited board (`legal_follow_step1`, ...)."""
     part = run.select((cases.cases["split"] == "report").to_numpy()[run.rows])
     source = handles.source(method)
     make = source.get("edit") or (lambda site, alpha: steer(source["directions"][site], alpha))
@@ -353,7 +353,7 @@ def after_edit(run: LastToken, cases, handles: Handles, method, dose, weights, t
 
     def rows(legal: np.ndarray, control: str | None) -> pd.DataFrame:
         values = zip(*bootstrap_mean(legal, groups, seed=arm["seed"]), strict=True)
-        return results_frame([{**common, "metric": "legal_follow", "subset": f"step={k + 1}", "control": control,
+        return results_frame([{**common, "metric": f"legal_follow_step{k + 1}", "control": control,
                                "alpha": None if control == "null" else dose.alpha,
                                "unit": None if control == "null" else method.unit, "value": v, "ci_low": lo,
                                "ci_high": hi, "n": len(legal), "n_groups": len(set(groups))}

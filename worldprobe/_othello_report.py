@@ -36,7 +36,7 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
     cases = othello.cases(config["cases"], "flip", config["n_cases"], config["size"], config["seed"])
     pictures, maps = edit_exhibits(model, prompts, weights, cases, scans, config["seed"])
     summary = [
-        f"Does {known.name} hold the state of an Othello board in its hidden states, and does it use it? The model "
+        f"Does the model {known.name} hold the state of an Othello board in its hidden states, and does it use it? It "
         f"reads moves and predicts legal ones; it never sees a board. Probes were fitted on {config['games']} random "
         f"games, split by game ({n_test} games for test); discs were then changed inside the model on {len(cases)} "
         f"{config['cases']} cases, half of them kept for the report.",
@@ -63,7 +63,7 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(config), **about,
            "citation": "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for "
                        "transformers."}
-    return write_report(folder.path / "report.html", title=f"Othello: what {known.name} knows of the board, and uses",
+    return write_report(folder.path / "report.html", title=f"What the model {known.name} knows of the board, and uses",
                         summary=summary, verdicts=verdicts(everything, "mine_theirs"),
                         numbers=headline(everything, "mine_theirs"), checks=checks, sections=sections, run=run)
 
@@ -115,11 +115,11 @@ def after_text(table: pd.DataFrame) -> str:
 
 
 def follow_table(table: pd.DataFrame) -> Table:
-    rows = table[(table["metric"] == "legal_follow")]
+    rows = table[table["metric"].str.startswith("legal_follow_step")]
     names = {None: "edited", "null": "no edit", "random_direction": "random directions (mean, 5th-95th percentile)"}
     shown = pd.DataFrame({"edit": rows["intervention"].to_list(),
                           "arm": [names[None if pd.isna(c) else c] for c in rows["control"]],
-                          "move": rows["subset"].str.removeprefix("step=").to_list(),
+                          "move": rows["metric"].str.removeprefix("legal_follow_step").to_list(),
                           "cell": [interval(r) for r in rows.itertuples()]})
     wide = shown.pivot_table(index=["edit", "arm"], columns="move", values="cell", aggfunc="first", sort=False)
     wide.columns = [f"after move {c}" for c in wide.columns]
@@ -167,16 +167,18 @@ def edit_exhibits(model, prompts, weights, cases, scans, seed: int) -> tuple[lis
         for i in range(n)]
 
     move = run.logits().argmax(-1)
+    length = dose.alpha if method.name == "encoding" else 1.0
 
     def flip(square: int):
-        return {site: steer(tensor(occupied_flip(handles, site, boards[0], square)), 1.0) for site in dose.sites}
+        return {site: steer(tensor(occupied_flip(handles, site, boards[0], square)), length) for site in dose.sites}
 
     drop = saliency(run, move, flip, len(targets)).numpy()
     maps = [Exhibit(f"Latent saliency, case {i + 1}",
                     _boards.saliency_picture(drop[i], _boards.as_colours(boards[0][i], int(movers[i])),
                                              int(squares[move[i]])),
-                    f"Each disc was flipped inside the model (encoding pattern, layers {dose.layer}-{dose.layer_end}); "
-                    f"the number is what the probability of the most likely move lost.") for i in range(n)]
+                    f"Each disc was flipped inside the model (encoding pattern x {length:g}, layers "
+                    f"{dose.layer}-{dose.layer_end}); the number is what the probability of the most likely move lost.")
+            for i in range(n)]
     return pictures, maps
 
 

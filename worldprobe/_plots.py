@@ -241,7 +241,7 @@ def specificity_by_layer(table: pd.DataFrame, intervention: str, split: str = "r
         if pd.isna(control):
             names.append(_line(ax, depth(line), line, name, colour, marker))
         else:
-            name = f"{name.split(' read')[0]}, {control_name(control)}"
+            name = f"{' '.join(name.split()[:2])}, {control_name(control)}"  # edited target, other targets
             names.append(_line(ax, depth(line), line, name, MUTED, "", (0, (4, 2))))
     _layer_axis(ax, real)
     ax.set_ylim(-0.03, 1.03)

@@ -17,12 +17,16 @@ METRICS = {
     "recovery": "recovery (0 none, 1 all of the gap)",
     "legal_top1": "first choice legal (share of moves)",
     "legal_mass": "probability on legal moves (share)",
+    "legal_follow": "all moves so far legal from the edited board (share of cases)",
     "specificity_target": "edited target read as intended (share of cases)",
     "specificity_others": "other targets whose reading changed (share)",
 }
 LOWER_IS_BETTER = ("error", "kl", "loss", "perplexity", "distance")
 UNITS = {
     "absolute": "× length 1 in activation units",
+    "pattern length": "× length of the encoding pattern",
+    "class-mean distance": "× way to the mean of the new class",
+    "probe margin": "× way to the probe margin of the new class",
     "natural": "× distance between the class patterns",
     "class_mean": "× distance between the class means",
     "sd": "standard deviations along the direction",
