@@ -17,7 +17,7 @@ METRICS = {
     "recovery": "recovery (0 none, 1 all of the gap)",
     "legal_top1": "first choice legal (share of moves)",
     "legal_mass": "probability on legal moves (share)",
-    "legal_follow": "all moves so far legal from the edited board (share of cases)",
+    "legal_follow": "moves legal so far (share of cases)",
     "specificity_target": "edited target read as intended (share of cases)",
     "specificity_others": "other targets whose reading changed (share)",
 }
