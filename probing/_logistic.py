@@ -30,7 +30,7 @@ def softmax_regression(
     y: Int[Tensor, "example target"],
     n_classes: int,
     penalty: Float[Tensor, " dim"],
-    tol: float = 1e-4,
+    tol: float = 1e-3,
     max_iter: int = 300,
 ) -> tuple[Float[Tensor, "target class dim"], Float[Tensor, " target"], int]:
     """Minimise mean_i CE(softmax(W_t z_i), y_it) + 1/2 sum penalty_j W_tkj^2 for every target t at once.
@@ -152,7 +152,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
     Source: Boehning 1992 (the bound that makes whitening a preconditioner); Nocedal 1980 (L-BFGS).
     """
 
-    def __init__(self, C: float = 1.0, bias: bool = True, tol: float = 1e-4, max_iter: int = 300):
+    def __init__(self, C: float = 1.0, bias: bool = True, tol: float = 1e-3, max_iter: int = 300):
         self.C, self.bias, self.tol, self.max_iter = C, bias, tol, max_iter
 
     def fit(self, X, y):
