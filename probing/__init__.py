@@ -8,16 +8,26 @@
 
 import importlib
 
-_WHERE = {
-    "Activations": "_activations", "LogisticProbe": "_logistic", "MLPProbe": "_mlp", "Site": "_sites",
-    "Sweep": "_sweep", "best": "_sweep", "bootstrap_mean": "_statistics", "bootstrap_ratio": "_statistics",
-    "check_fits": "_guards", "check_numerics": "_numerics", "class_means": "_encoding",
-    "encoding_patterns": "_encoding", "extract": "_extract", "identify": "_identity", "load_model": "_models",
-    "random_init": "_models", "read_results": "_result_files", "residual_sites": "_sites",
-    "results_frame": "_results", "sweep": "_sweep", "validate": "_results", "write_results": "_result_files",
-}  # loaded when first used: `import probing` and the command line's --help do not wait for torch
+_NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
+    "_activations": "Activations",
+    "_encoding": "class_means encoding_patterns",
+    "_extract": "extract",
+    "_guards": "check_fits",
+    "_identity": "identify",
+    "_logistic": "LogisticProbe",
+    "_mlp": "MLPProbe",
+    "_models": "load_model random_init",
+    "_numerics": "check_numerics",
+    "_result_files": "read_results write_results",
+    "_results": "results_frame validate",
+    "_sites": "Site residual_sites",
+    "_statistics": "bootstrap_mean bootstrap_ratio",
+    "_subspaces": "Subspace",
+    "_sweep": "Sweep best sweep",
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = list(_WHERE)
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str):
