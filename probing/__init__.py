@@ -14,6 +14,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_extract": "extract",
     "_guards": "check_fits",
     "_identity": "identify",
+    "_input_only": "input_features input_types",
     "_logistic": "LogisticProbe",
     "_mlp": "MLPProbe",
     "_models": "load_model random_init",
