@@ -183,7 +183,7 @@ def test_too_small_a_disk_is_known_before_any_work(tmp_path):
         Store.at(identity_of(), tmp_path / "not" / "there").check_space(1 << 60)
 
 
-@pytest.mark.parametrize("operation", ["fsync", "rename", "fchmod"])
+@pytest.mark.parametrize("operation", ["fsync", "replace", "fchmod", "write"])
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
 def test_when_the_disk_fails_finished_shards_are_kept_and_nothing_half_written_counts(tmp_path, monkeypatch, operation,
                                                                                      nth):
