@@ -10,11 +10,13 @@ import importlib
 
 _NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
     "_activations": "Activations",
+    "_ccs": "CCSProbe ccs_loss",
     "_encoding": "class_means encoding_patterns",
     "_extract": "extract",
     "_guards": "check_fits",
     "_identity": "identify",
     "_input_only": "input_features input_types",
+    "_lat": "LATProbe",
     "_logistic": "LogisticProbe",
     "_mlp": "MLPProbe",
     "_models": "load_model random_init",
