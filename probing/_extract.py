@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 from numpy import ndarray
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from tasks import LabelledPrompts
 
 from ._activations import Activations, control_identity
-from ._forward import Kept, Reader, choose_reader, make_reader
-from ._identity import is_causal, weights_digest
-from ._models import ModelIdentity, check_fits, check_numerics, check_site, identify
+from ._forward import Kept, Reader, make_reader
+from ._identity import weights_digest
+from ._models import ModelIdentity, check_numerics, identify
 from ._models import random_init as with_random_weights
-from ._plan import Batch, plan_batches, plan_shards, sample_batch
+from ._plan import Batch, plan_shards
 from ._progress import Progress
-from ._sites import Site, residual_sites
+from ._reading import Reading, plan_reading
+from ._sites import Site
 from ._store import DTYPES, Identity, Store, canonical, explain_difference
 
 MODEL_FIELDS = ("digest", "config", "mode", "architecture", "dtype", "attention", "causal", "n_layers", "d_model")
@@ -57,24 +57,22 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
         NumericsError: The model does not compute what plain Hugging Face does.
         StoreError: The store is damaged, cannot be written, or the disk is too small.
     """
-    sites = _checked(model, prompts, sites, dtype)
-    batches = plan_batches(prompts, causal := is_causal(model), batch_size)
-    shards = plan_shards(batches, _row_bytes(len(sites), model.cfg.d_model, dtype))
-    few, device = sample_batch(batches, prompts), torch.device(model.cfg.device)
-    reader = choose_reader(model, sites, few.inputs(prompts, causal, device), few.prompt, few.pos)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    reading = plan_reading(model, prompts, sites, batch_size)
+    shards = plan_shards(reading.batches, _row_bytes(len(reading.sites), model.cfg.d_model, dtype))
     model_identity = replace(identify(model), digest=weights_digest(model))  # anew: `weight.data` is changed unseen
-    identity = _identity(model_identity, prompts, sites, dtype, shards, reader.road, device.type)
+    identity = _identity(model_identity, reading, dtype, shards)
 
     def trained() -> Reader:
         check_numerics(model, prompts.tokens, prompts.lengths)
-        return reader
+        return reading.reader
 
     def untrained(seed: int) -> Reader:
-        return make_reader(with_random_weights(model, seed), sites, reader.road)
+        return make_reader(with_random_weights(model, seed), reading.sites, reading.reader.road)
 
-    n_prompts = sum(len(batch.prompts) for batch in batches)
-    with Progress("reading prompts", n_prompts * (1 if random_init is None else 2), progress) as advance:
-        work = _Work(prompts, shards, causal, device, dtype, advance)
+    with Progress("reading prompts", reading.n_prompts * (1 if random_init is None else 2), progress) as advance:
+        work = _Work(reading, shards, dtype, advance)
         into = work.into_memory if cache is False else partial(work.into_store, cache)
         acts = into(identity, trained)
         if random_init is not None:
@@ -87,18 +85,15 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
 class _Work:
     """What is read, whichever weights the model has and wherever the activations go."""
 
-    prompts: LabelledPrompts
+    reading: Reading
     shards: list[list[Batch]]
-    causal: bool
-    device: torch.device
     dtype: str
     advance: Progress
 
     def read(self, reader: Reader, shard: Sequence[Batch]) -> Iterator[tuple[Batch, Kept]]:
         """Each batch of a shard with its activations, on the CPU and finite."""
         for batch in shard:
-            kept = reader.read(batch.inputs(self.prompts, self.causal, self.device), batch.prompt, batch.pos)
-            yield batch, {site: self._stored(kept[site], site, batch) for site in reader.sites}
+            yield batch, self.reading.read(reader, batch, DTYPES[self.dtype], "cpu")
             self.advance(len(batch.prompts))
 
     def into_store(self, cache: str | Path | None, identity: Identity, make: Callable[[], Reader]) -> Activations:
@@ -139,20 +134,6 @@ class _Work:
                     acts[site].index_copy_(0, batch.rows, x)
         return Activations(acts.__getitem__, identity)
 
-    def _stored(self, acts: Tensor, site: Site, batch: Batch) -> Tensor:
-        kept = acts.to("cpu", DTYPES[self.dtype])
-        if kept.sum(dtype=torch.float32).isfinite():  # the cheap way: a NaN or an infinity would reach the sum
-            return kept
-        if bool((finite := kept.isfinite().all(dim=1)).all()):
-            return kept
-        row = int((~finite).nonzero()[0])
-        where = f"{site} at prompt {int(batch.prompts[batch.prompt[row]])}, position {int(batch.pos[row])}"
-        if bool(acts[row].isfinite().all()):
-            raise ValueError(f"{where} reaches {float(acts[row].abs().max()):.3g}, too large for {self.dtype}; keep "
-                             "dtype='bfloat16' or 'float32'")
-        raise ValueError(f"{where} is not finite, computed in {acts.dtype}; load the model in a wider dtype "
-                         "(load_model(name, dtype='float32')), and check that its weights are finite")
-
     def _announce(self, store: Store, cache: str | Path | None) -> None:
         """Say why nothing could be reused; the control is silent, it always goes with its model."""
         if store.path.exists() or store.identity["random_init"] is not None:
@@ -162,46 +143,25 @@ class _Work:
             self.advance.note(f"new activation store {store.path.name}: the nearest one differs in {', '.join(fields)}")
 
 
-def _checked(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[Site] | None,
-             dtype: str) -> tuple[Site, ...]:
-    """The sites, once everything that can be known before the first forward pass is right."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    if model.training:
-        raise ValueError("the model is in training mode, where dropout makes activations random; call model.eval()")
-    if hooked := [name for name, point in model.hook_dict.items() if point.has_hooks("fwd", including_permanent=False)]:
-        raise ValueError(f"hooks are attached to the model at {', '.join(hooked[:3])}, which may edit what is read; "
-                         "remove them with model.reset_hooks()")
-    check_fits(model, prompts)
-    sites = tuple(dict.fromkeys(residual_sites(model.cfg.n_layers) if sites is None else sites))
-    if not sites:
-        raise ValueError("no sites to read; leave sites out for all residual streams, or name some, such as "
-                         "[Site('resid_post', 3)]")
-    for site in sites:
-        check_site(model, site)
-    return sites
-
-
 def _row_bytes(n_sites: int, d_model: int, dtype: str) -> int:
     return n_sites * d_model * DTYPES[dtype].itemsize
 
 
-def _identity(model: ModelIdentity, prompts: LabelledPrompts, sites: Sequence[Site], dtype: str,
-              shards: list[list[Batch]], road: str, device: str) -> Identity:
+def _identity(model: ModelIdentity, reading: Reading, dtype: str, shards: list[list[Batch]]) -> Identity:
     """Everything that changes a number, and nothing else: not the model's name, not the task's."""
-    batches = [batch for shard in shards for batch in shard]
+    prompts = reading.prompts
     return {
         "model": {field: getattr(model, field) for field in MODEL_FIELDS},
         "random_init": None,
         "prompts": {"tokens": _digest(prompts.tokens.numpy()), "lengths": _digest(prompts.lengths.numpy()),
                     "examples": _digest(prompts.examples[["prompt", "pos"]].to_numpy("int64")),
                     "vocabulary": hashlib.sha256(canonical(prompts.vocabulary).encode()).hexdigest()[:32]},
-        "sites": [str(site) for site in sites],
+        "sites": [str(site) for site in reading.sites],
         "dtype": dtype,
         "plan": {"n_examples": len(prompts), "d_model": model.d_model, "n_shards": len(shards),
-                 "batches": _digest(np.array([[len(b.prompts), b.width, len(b.rows)] for b in batches])),
+                 "batches": _digest(np.array([[len(b.prompts), b.width, len(b.rows)] for b in reading.batches])),
                  "shards": _digest(np.array([len(shard) for shard in shards]))},
-        "forward": {"road": road, "device": device},
+        "forward": {"road": reading.reader.road, "device": reading.device.type},
         "versions": _versions(),
     }
 

@@ -7,8 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -20,41 +18,9 @@ from probing._guards import available_sites
 from probing._models import load_model, random_init
 from probing._sites import Site, residual_sites
 from probing._store import StoreError
-from tasks import LabelledPrompts
+from tests.probing.ragged import assert_same_rows, one_by_one, prompts_of
 
 ROOT = Path(__file__).parents[2]
-LENGTHS = (11, 3, 20, 7, 20, 1, 14, 5)
-
-
-def prompts_of(lengths=LENGTHS, d_vocab=40, seed=0, share=0.6):
-    """Ragged random prompts; a share of their tokens is probed, in no order, and padding is token 0."""
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(1, d_vocab, (len(lengths), max(lengths)))
-    tokens[np.arange(max(lengths)) >= np.array(lengths)[:, None]] = 0
-    where = np.array([(i, p) for i, n in enumerate(lengths) for p in range(n)])
-    where = rng.permutation(where)[: round(share * len(where))]
-    examples = pd.DataFrame(where, columns=["prompt", "pos"]).assign(split="train")
-    examples["group"] = examples["prompt"].astype(str)
-    return LabelledPrompts(task="ragged", tokens=torch.from_numpy(tokens), lengths=torch.tensor(lengths),
-                           examples=examples)
-
-
-@torch.no_grad()
-def one_by_one(model, prompts, sites):
-    """Each prompt alone, unpadded, through transformer-lens' own cache."""
-    want = {site: torch.empty(len(prompts), model.cfg.d_model) for site in sites}
-    for i, n in enumerate(prompts.lengths.tolist()):
-        rows = np.flatnonzero(prompts.examples["prompt"] == i)
-        _, cache = model.run_with_cache(prompts.tokens[i : i + 1, :n])
-        for site in sites:
-            want[site][rows] = cache[site.hook][0, prompts.examples["pos"].to_numpy()[rows]]
-    return want
-
-
-def assert_same_rows(came, want, tolerance=2e-6):
-    for site in want:
-        error = (came[site] - want[site]).norm(dim=1) / want[site].norm(dim=1)
-        assert float(error.max()) < tolerance, site
 
 
 @pytest.fixture(scope="module")
