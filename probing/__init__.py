@@ -10,12 +10,17 @@ import importlib
 
 _NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
     "_activations": "Activations",
+    "_categorical": "category_separation category_vector category_vectors hierarchy simplex",
+    "_causal_inner_product": "CausalInnerProduct causal_inner_product concept_cosines concept_direction project_pairs "
+                             "unembedding",
     "_ccs": "CCSProbe ccs_loss",
+    "_circular": "CircularProbe circular_controls circular_error on_circle",
     "_encoding": "class_means encoding_patterns",
     "_extract": "extract",
     "_guards": "check_fits",
     "_identity": "identify",
     "_input_only": "input_features input_types",
+    "_irreducibility": "mixture_index separability_index",
     "_lat": "LATProbe",
     "_logistic": "LogisticProbe",
     "_mlp": "MLPProbe",
