@@ -93,7 +93,7 @@ class StoreFiles:
             type(self).open(self.path)
             done = {i for i in range(self.n_shards) if self.record_path(i).exists()}
         for i in sorted(done):
-            self._check_size(i)
+            self.check_size(i)
         return [i for i in range(self.n_shards) if i not in done]
 
     def shard_path(self, shard: int) -> Path:
@@ -113,7 +113,7 @@ class StoreFiles:
             raise StoreError(f"{path} is the record of shard {record.get('shard')} of store {record.get('store')}, "
                              f"wanted shard {shard} of {self.path.name}: it was moved. {_remedy(self, shard)}")
         for field in ("sites", "dtype"):
-            if record.get(field) != self.identity[field]:
+            if field in self.identity and record.get(field) != self.identity[field]:
                 raise StoreError(f"{path} is damaged: {field} {self.identity[field]} wanted, {record.get(field)} found."
                                  f" {_remedy(self, shard)}")
         return record
@@ -128,7 +128,10 @@ class StoreFiles:
                 if not self.path.exists():
                     self.path.mkdir(parents=True, exist_ok=True)
                     sync_folder(self.path.parent)
-                lock = open(self.path / "lock", "a")
+                try:
+                    lock = open(self.path / "lock", "a")
+                except FileNotFoundError:
+                    continue  # the store was removed at this moment
             with lock:
                 with _writing(self.path):
                     try:
@@ -136,7 +139,7 @@ class StoreFiles:
                     except BlockingIOError:
                         wait()
                         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it, also when a process is killed
-                if _same_file(lock.fileno(), self.path / "lock"):  # else the store was removed while we waited
+                if _same_file(lock.fileno(), self.path / "lock"):  # or else the store was removed while we waited
                     yield
                     return
 
@@ -181,7 +184,7 @@ class StoreFiles:
         Args:
             again: Read every byte whatever was checked before, and compare the sha256 as well.
         """
-        self._check_size(shard)
+        self.check_size(shard)
         path = self.shard_path(shard)
         with reading(path):
             stat = path.stat()
@@ -198,7 +201,8 @@ class StoreFiles:
         if time.time_ns() - stat.st_ctime_ns > SETTLED:
             _verified.add(key)
 
-    def _check_size(self, shard: int) -> None:
+    def check_size(self, shard: int) -> None:
+        """Raises StoreError unless the record is sound and its shard has the recorded size."""
         path, record = self.shard_path(shard), self.record(shard)
         with reading(path):
             came = path.stat().st_size if path.exists() else None

@@ -3,11 +3,12 @@
     worldprobe run othello --out runs/othello          # the study; the same command again continues it
     worldprobe reproduce othello --out runs/paper      # the paper's numbers beside ours
     worldprobe models                                  # reference models; `models path NAME` prints a directory
+    worldprobe cache ls                                # activation stores; also verify, repair, prune
 
 A study is a module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)`, imported only
 when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are not passed,
-so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails, 2 for an error, 130 for
-Ctrl-C.
+so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails or a store is damaged, 2 for
+an error, 130 for Ctrl-C.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(argv)
-    command = {"run": run, "reproduce": reproduce, "models": models}[arguments.command]
+    command = {"run": run, "reproduce": reproduce, "models": models, "cache": cache}[arguments.command]
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -60,7 +61,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"worldprobe {__version__}")
     shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = top.add_subparsers(dest="command", required=True, metavar="run | reproduce | models")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run | reproduce | models | cache")
     for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),
                         ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
@@ -72,6 +73,7 @@ def parser() -> Parser:
     actions = listing.add_subparsers(dest="action", metavar="path NAME")
     path = actions.add_parser("path", help="print the directory of a reference model", parents=[shared])
     path.add_argument("name", metavar="NAME")
+    _cache_commands(commands, shared)
     return top
 
 
@@ -90,6 +92,33 @@ def _study_options(command: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print the plan: cells, bytes, memory, time; compute nothing")
 
 
+def _cache_commands(commands: Any, shared: Parser) -> None:
+    words = "list, check, mend or remove the activation stores of this machine"
+    cache = commands.add_parser("cache", help=words, description=f"{words[0].upper()}{words[1:]}.", allow_abbrev=False)
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ls | verify | repair | prune")
+
+    def action(name: str, words: str) -> argparse.ArgumentParser:
+        command = actions.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
+                                     allow_abbrev=False)
+        command.add_argument("names", nargs="*", metavar="STORE", help="first digits of its id, or its folder "
+                             + ("(default: all)" if name != "prune" else "(default: those the options say)"))
+        command.add_argument("--cache", metavar="DIR", help="folder of the stores (default: $WORLDPROBE_CACHE, else "
+                                                            "worldprobe in your cache folder)")
+        return command
+
+    action("ls", "list stores: model, sites, examples, size, age, state").add_argument(
+        "--json", dest="as_json", action="store_true", help="the same for programs, with the whole identity")
+    action("verify", "read every byte again and compare it with its hashes; exit code 1 if one differs")
+    action("repair", "remove what is damaged, and nothing else; the command that made the store computes it again")
+    prune = action("prune", "remove whole stores")
+    prune.add_argument("--older-than", type=_age, metavar="AGE", help="not written for this long: 12h, 30d, 8w")
+    prune.add_argument("--unfinished", action="store_true", help="stores that lack shards")
+    prune.add_argument("--keep", type=_count, metavar="N", help="all but the N that were written last")
+    confirm = prune.add_mutually_exclusive_group()
+    confirm.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    confirm.add_argument("--yes", action="store_true", help="remove without asking")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Runs a study; the last line printed is the path of its report."""
     print(_call("run", arguments))
@@ -103,7 +132,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
         print(path)
         return 0
     checks = json.loads(path.read_bytes())
-    _print_table(("id", "what", "paper", "ours", "pass mark", "pass"), map(_check_cells, checks))
+    print_table(("id", "what", "paper", "ours", "pass mark", "pass"), map(_check_cells, checks))
     print(path)
     return 0 if all(check["pass"] for check in checks) else 1
 
@@ -115,13 +144,21 @@ def models(arguments: argparse.Namespace) -> int:
     known = tasks.reference_models()
     if arguments.action == "path":
         if arguments.name not in known:
-            raise CommandError(_no_such("reference model", arguments.name, known))
+            raise CommandError(no_such("reference model", arguments.name, known))
         print(known[arguments.name])
     elif known:
-        _print_table(("name", "task", "parameters", "size", "card"), (model_cells(*item) for item in known.items()))
+        print_table(("name", "task", "parameters", "size", "card"), (model_cells(*item) for item in known.items()))
     else:
         raise CommandError("no reference models in this installation; train one: python -m tasks.othello.train --help")
     return 0
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    """Lists, checks, mends or removes activation stores; 1 when one is damaged."""
+    from ._cache import ls, prune, repair, verify
+
+    options = {k: v for k, v in vars(arguments).items() if k not in ("command", "action", "debug")}
+    return {"ls": ls, "verify": verify, "repair": repair, "prune": prune}[arguments.action](**options)
 
 
 def studies() -> list[str]:
@@ -149,7 +186,7 @@ def _call(function: str, arguments: argparse.Namespace) -> Any:
     given = vars(arguments)
     task, out = given["name"], given["out"]
     if task not in studies():
-        raise CommandError(_no_such("task" if function == "run" else "paper", task, studies()))
+        raise CommandError(no_such("task" if function == "run" else "paper", task, studies()))
     study = importlib.import_module(f"worldprobe._{task}")
     dry = given.get("dry_run", False)
     call = getattr(study, "plan" if dry else function, None)
@@ -175,11 +212,19 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _age(text: str) -> float:
+    """Seconds."""
+    units = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
+    if len(text) < 2 or not text[:-1].isdigit() or text[-1] not in units:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; say 12h, 30d or 8w")
+    return int(text[:-1]) * units[text[-1]]
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _no_such(what: str, name: str, known: Iterable[str]) -> str:
+def no_such(what: str, name: str, known: Iterable[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
@@ -189,7 +234,8 @@ def _no_such(what: str, name: str, known: Iterable[str]) -> str:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    known = isinstance(error, (ValueError, KeyError, OSError)) and text
+    ours = type(error).__module__.partition(".")[0] in ("tasks", "probing", "interventions", "worldprobe")
+    known = (ours or isinstance(error, (ValueError, KeyError, OSError))) and text
     return text if known else f"{type(error).__name__}: {text or 'no message'} (--debug shows where)"
 
 
@@ -223,7 +269,7 @@ def _card_line(card: Path) -> str:
     return " ".join(paragraph.split()).split(". ")[0].rstrip(".")
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table

@@ -72,7 +72,7 @@ def call(capsys, *argv) -> tuple[int, list[str], list[str]]:
     return code, out.splitlines(), err.splitlines()
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["models", "--help"], ["--version"]])
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["cache", "prune", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(argv):
     done = subprocess.run([sys.executable, "-c", HELP, *argv], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
