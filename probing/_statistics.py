@@ -1,5 +1,7 @@
 """Cluster bootstrap: intervals that respect that rows of one game, maze or place are not independent."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Shaped
 from numpy import ndarray
@@ -23,6 +25,33 @@ def resample(n_groups: int, n_boot: int = N_BOOT, seed: int = 0) -> Float[ndarra
     return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), n_boot).astype(float)
 
 
+def interval(
+    statistic: Callable[[Float[ndarray, "draw group"]], Float[ndarray, "draw *more"]],
+    n_groups: int,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple:
+    """(value, low, high), each of shape (*more): a statistic of weighted groups with its percentile cluster bootstrap.
+
+    Args:
+        statistic: From how often each group counts, one row per draw, to the statistic of every draw.
+
+    Draws where the statistic does not exist are left out; where nothing is left all three are NaN. The interval is
+    widened, if need be, to contain the value itself (only happens with a handful of groups).
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = statistic(np.ones((1, n_groups)))[0]
+        draws = statistic(resample(n_groups, n_boot, seed))
+    shape, flat, draws = np.shape(value), np.reshape(value, -1), draws.reshape(n_boot, -1)
+    bad = ~np.isfinite(draws)
+    tails = 100 * np.array([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.percentile(draws, tails, axis=0)
+    for column in np.flatnonzero(bad.any(0) & np.isfinite(flat)):
+        low[column], high[column] = np.percentile(draws[~bad[:, column], column], tails)
+    return tuple(a.reshape(shape)[()] for a in (flat, np.fmin(low, flat), np.fmax(high, flat)))
+
+
 def ratio_interval(
     numerator: Float[ndarray, "group *more"],
     denominator: Float[ndarray, "group *more"],
@@ -30,23 +59,10 @@ def ratio_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple:
-    """(value, low, high), each of shape (*more): sum(numerator) / sum(denominator), percentile cluster bootstrap.
-
-    Replicates whose denominator is 0 are left out; where nothing is left all three are NaN. The interval is
-    widened, if need be, to contain the value itself (only happens with a handful of groups).
-    """
+    """(value, low, high), each of shape (*more): sum(numerator) / sum(denominator), percentile cluster bootstrap."""
     num, den = (np.asarray(a, dtype=np.float64).reshape(len(a), -1) for a in (numerator, denominator))
-    weights = resample(len(num), n_boot, seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = num.sum(0) / den.sum(0)
-        draws = (weights @ num) / (weights @ den)
-    bad = ~np.isfinite(draws)
-    tails = 100 * np.array([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.percentile(draws, tails, axis=0)
-    for column in np.flatnonzero(bad.any(0) & np.isfinite(value)):
-        low[column], high[column] = np.percentile(draws[~bad[:, column], column], tails)
+    value, low, high = interval(lambda w: (w @ num) / (w @ den), len(num), n_boot, seed, level)
     shape = np.shape(numerator)[1:]
-    low, high = np.fmin(low, value), np.fmax(high, value)
     return value.reshape(shape)[()], low.reshape(shape)[()], high.reshape(shape)[()]
 
 
