@@ -10,11 +10,13 @@ import importlib
 
 _NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
     "_activations": "Activations",
-    "_categorical": "category_separation category_vector category_vectors hierarchy simplex",
+    "_categorical": "category_hierarchy category_separation category_simplex category_vector category_vectors",
     "_causal_inner_product": "CausalInnerProduct causal_inner_product concept_cosines concept_direction project_pairs "
                              "unembedding",
     "_ccs": "CCSProbe ccs_loss",
     "_circular": "CircularProbe circular_controls circular_error on_circle",
+    "_compare": "compare_subspaces random_angles row_space",
+    "_control_tasks": "control_ceiling control_labels selectivity",
     "_encoding": "class_means encoding_patterns",
     "_extract": "extract",
     "_guards": "check_fits",
@@ -22,10 +24,12 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_input_only": "input_features input_types",
     "_irreducibility": "mixture_index separability_index",
     "_lat": "LATProbe",
-    "_logistic": "LogisticProbe",
+    "_logistic": "LogisticProbe fit_logistic",
+    "_mdl": "online_code online_code_lengths",
     "_mlp": "MLPProbe",
     "_models": "load_model random_init",
     "_numerics": "check_numerics",
+    "_onion": "OnionProbe",
     "_rankings": "rank_neurons",
     "_result_files": "read_results write_results",
     "_results": "results_frame validate",
@@ -34,6 +38,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_statistics": "bootstrap_mean bootstrap_ratio",
     "_subspaces": "Subspace",
     "_sweep": "Sweep best sweep",
+    "_v_information": "pointwise_v_information v_information",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
 

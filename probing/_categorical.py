@@ -2,7 +2,7 @@
 
     g = causal_inner_product(model).whiten(unembedding(model), centre=True)
     vectors = category_vectors(g, {"animal": ids, "mammal": ids, "bird": ids})
-    table = hierarchy(g, categories, parents={"mammal": "animal", "bird": "animal"})
+    table = category_hierarchy(g, categories, parents={"mammal": "animal", "bird": "animal"})
 
 In many dimensions differences of means are nearly orthogonal to almost anything by chance; a hierarchy is shown only
 by what beats the same computation on shuffled tokens and with a random parent.
@@ -80,7 +80,7 @@ def category_separation(
     return pd.DataFrame(rows)
 
 
-def hierarchy(
+def category_hierarchy(
     g: Vocabulary, categories: Mapping[str, Tokens], parents: Mapping[str, str], seed: int = 0
 ) -> pd.DataFrame:
     """Is what a child adds to its parent orthogonal to the parent? One row per child and control.
@@ -110,7 +110,7 @@ def hierarchy(
     return pd.DataFrame(rows)
 
 
-def simplex(vectors: Float[ndarray, "sibling d_model"]) -> tuple[Float[ndarray, "sibling sibling"], float]:
+def category_simplex(vectors: Float[ndarray, "sibling d_model"]) -> tuple[Float[ndarray, "sibling sibling"], float]:
     """Do k siblings span a simplex? Cosines of their vectors about the centroid, and how far from flat it is.
 
     Of a regular simplex all cosines are -1/(k-1). The second number is the smallest of the k-1 singular values of the

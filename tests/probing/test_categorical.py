@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.covariance import LedoitWolf
 
-from probing import category_separation, category_vector, category_vectors, hierarchy, simplex
+from probing import category_hierarchy, category_separation, category_simplex, category_vector, category_vectors
 
 PARENTS = {f"{p}{c}": p for p in "abc" for c in "xyz"} | {"axx": "ax", "axy": "ax"}
 
@@ -49,7 +49,7 @@ def test_equal_tokens_give_their_own_vector_and_one_token_is_refused():
 
 def test_what_a_child_adds_is_orthogonal_to_its_parent_and_not_to_a_random_one():
     g, categories = word_net()
-    table = hierarchy(g, categories, PARENTS).assign(control=lambda t: t["control"].fillna("none"))
+    table = category_hierarchy(g, categories, PARENTS).assign(control=lambda t: t["control"].fillna("none"))
     cosine = table["cosine"].abs().groupby(table["control"]).mean()
     assert cosine["none"] < 0.1 and table.query("control == 'none'")["step_cosine"].abs().max() < 0.15
     assert cosine["random_parent"] > 0.5
@@ -67,13 +67,13 @@ def test_held_out_tokens_separate_and_shuffled_ones_do_not():
 
 
 def test_siblings_span_a_simplex():
-    cosines, regularity = simplex(np.eye(5)[:4] + 3)
+    cosines, regularity = category_simplex(np.eye(5)[:4] + 3)
     np.testing.assert_allclose(cosines[~np.eye(4, dtype=bool)], -1 / 3)
     assert regularity == pytest.approx(1)
-    assert simplex(np.outer([0.0, 1, 5], np.ones(5)))[1] == pytest.approx(0, abs=1e-12)
-    assert simplex(np.random.default_rng(0).normal(size=(4, 2)))[1] == 0  # 4 corners need 3 dimensions
+    assert category_simplex(np.outer([0.0, 1, 5], np.ones(5)))[1] == pytest.approx(0, abs=1e-12)
+    assert category_simplex(np.random.default_rng(0).normal(size=(4, 2)))[1] == 0  # 4 corners need 3 dimensions
     g, categories = word_net()
-    cosines, regularity = simplex(category_vectors(g, {name: categories[name] for name in "abc"}))
+    cosines, regularity = category_simplex(category_vectors(g, {name: categories[name] for name in "abc"}))
     np.testing.assert_allclose(cosines[~np.eye(3, dtype=bool)], -1 / 2, atol=0.15)
     assert regularity > 0.7
 
@@ -81,6 +81,6 @@ def test_siblings_span_a_simplex():
 def test_a_parent_without_tokens_is_named():
     g, categories = word_net()
     with pytest.raises(ValueError, match="no tokens for \\['plant'\\]"):
-        hierarchy(g, categories, {"ax": "plant"})
+        category_hierarchy(g, categories, {"ax": "plant"})
     with pytest.raises(ValueError, match="at least 3 corners"):
-        simplex(np.eye(2))
+        category_simplex(np.eye(2))
