@@ -74,7 +74,7 @@ class Design:
         return block
 
 
-def one_hot(codes: Int[ndarray, "example target"], n_classes: int) -> Float[ndarray, "example target*class"]:
+def one_hot(codes: Int[ndarray, "example target"], n_classes: int) -> Float[ndarray, "example column"]:
     """A 0/1 column per class of every target, targets outermost."""
     return (codes[:, :, None] == np.arange(n_classes)).reshape(len(codes), -1).astype(np.float64)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Num, Shaped
 from numpy import ndarray
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -62,7 +62,7 @@ class Moments:
         return None if self.shift is None else len(self.shift)
 
     def update(self, X: Num[Tensor, "row d_model"] | Num[ndarray, "row d_model"],
-               Y: Num[Tensor, "row column"] | Num[ndarray, "row column"] | None = None,
+               Y: Shaped[Tensor, "row column"] | Shaped[ndarray, "row column"] | None = None,
                fold: Int[Tensor, " row"] | Int[ndarray, " row"] | None = None) -> "Moments":
         """Add rows; their labels and the index of their fold (0 unless given). Returns self.
 
