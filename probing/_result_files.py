@@ -77,7 +77,7 @@ def read_results(path: str | Path) -> tuple[pd.DataFrame, dict]:
     try:
         rows, head = _parse_json(data) if path.suffix == ".json" else _parse_parquet(data)
         version, digest, metadata = head["schema_version"], head["digest"], head["metadata"]
-    except (pa.ArrowException, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ResultsError(f"{path} is not a results file or is damaged ({type(error).__name__}: {error}); "
                            "restore it, or write it again") from error
     if version != SCHEMA_VERSION:

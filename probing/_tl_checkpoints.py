@@ -9,7 +9,7 @@ The file has tensors only, so the shape of the model is read off them: `W_Q` (he
 import re
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from safetensors.torch import load_file
@@ -94,6 +94,10 @@ def _read(file: Path) -> dict[str, Tensor]:
             if isinstance(state, dict) else [type(state).__name__]
         raise ModelError(f"{file} must hold a dictionary of tensors, it holds {', '.join(held)}; save the state dict "
                          "itself")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ModelError(f"{file} holds {key} as a tensor of shape {tuple(value.shape)} with less data than that: "
+                             "save plain dense tensors")
     return dict(state)
 
 
@@ -101,10 +105,17 @@ def _check_zip(file: Path) -> None:
     if not zipfile.is_zipfile(file):
         raise ModelError(f"{file} is damaged or no checkpoint of torch.save (they are zip archives since torch 1.6): "
                          "download it again, or convert it to safetensors")
-    with zipfile.ZipFile(file) as archive:
-        try:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if odd := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED
+                       or entry.flag_bits & 1 or {"..", "/"} & set(PurePosixPath(entry.filename).parts)]:
+                raise ModelError(f"{file} is no checkpoint of torch.save: {odd[0]!r} inside it is compressed, "
+                                 "encrypted or points outside, which torch.save never does")
+            if sum(entry.file_size for entry in entries) > file.stat().st_size:  # parts that overlap
+                raise ModelError(f"{file} is no checkpoint of torch.save: its parts are larger than the file")
             bad = archive.testzip()
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            bad = str(error)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        bad = str(error)
     if bad is not None:
         raise ModelError(f"{file} is damaged: the checksum of {bad} inside it is wrong. Download it again")

@@ -46,7 +46,7 @@ def load_stage(record: Path) -> StageResult:
     try:
         known = json.loads(record.read_bytes())
         file, size, digest = record.with_name(known["file"]), known["bytes"], known["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"the record {record} is damaged ({error}). {again}") from error
     if not file.exists():
         raise RunError(f"{file} is missing, its record is there. {again}")
@@ -54,7 +54,10 @@ def load_stage(record: Path) -> StageResult:
     if (found := hashlib.sha256(data).hexdigest()) != digest:
         raise RunError(f"{file} is damaged: {len(data)} bytes with sha256 {found[:12]}, recorded are {size} with "
                        f"{digest[:12]}. {again}")
-    return _decode(file.suffix, data)
+    try:
+        return _decode(file.suffix, data)
+    except (pa.ArrowException, SafetensorError, ValueError) as error:
+        raise RunError(f"{file} is not what a stage leaves, whatever its hash ({error}). {again}") from error
 
 
 def _encode(name: str, result: StageResult) -> tuple[str, bytes]:
