@@ -22,6 +22,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_guards": "check_fits",
     "_identity": "identify",
     "_input_only": "input_features input_types",
+    "_intrinsic": "GaussianProbe",
     "_irreducibility": "mixture_index separability_index",
     "_lat": "LATProbe",
     "_logistic": "LogisticProbe fit_logistic",
