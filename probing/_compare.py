@@ -80,7 +80,7 @@ def compare_subspaces(
         if a != b:
             key = min(d_model), *sorted((shape["rank_a"], shape["rank_b"]))
             if key not in bands:
-                bands[key] = _band(random_angles(*key, n_draws=n_draws, seed=seed))
+                bands[key] = _band(random_angles(*key, n_draws, seed))
             rows.append(dict(a=a, b=b, control="random_subspace", **bands[key], **shape))
     return pd.DataFrame(rows)
 

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from tasks import LabelledPrompts
 
-KINDS = ("token", "bag_of_tokens", "position", "token_position")
+KINDS = ("token", "previous_token", "next_token", "bag_of_tokens", "position", "token_position")
 MAX_BYTES = 4 << 30
 _CELLS = 1 << 22  # of a block: features are counted in int64 before they become float32
 
@@ -19,10 +19,11 @@ def input_features(
 ) -> Float[ndarray, "example feature"] | csr_array:
     """Features of every example that need no model, float32: a probe on them says what the surface gives away.
 
-    `token` is the one-hot code of the probed token, `position` of its place, `token_position` of the two as a pair
-    (so that any function of token and place is linear in it), and `bag_of_tokens` counts each token id in the prefix
-    up to and including the probed token. A column stands for what occurs in these examples, in increasing order of
-    token id, position or pair; padding is never counted.
+    `token` is the one-hot code of the probed token, `previous_token` and `next_token` of its neighbours (with a code
+    for none), `position` of its place, `token_position` of token and place as a pair (so that any function of the two
+    is linear in it), and `bag_of_tokens` counts each token id in the prefix up to and including the probed token. A
+    column stands for what occurs in these examples, in increasing order of id, position or pair; padding is never
+    counted.
 
     Args:
         sparse: A `scipy.sparse.csr_array` instead, where a vocabulary is too wide for a full array.
@@ -48,13 +49,21 @@ def input_features(
 
 
 def input_types(prompts: LabelledPrompts, kind: str = "token") -> Int[ndarray, " example"]:
-    """The type of every example, as codes from 0: its `token`, its `position`, or the pair `token_position`."""
+    """The type of every example as a code from 0: its `token`, `previous_token`, `next_token`, `position`, or the pair
+    `token_position`. A neighbour that is not there, or is padding, is a type of its own, the first."""
     prompt, pos = (prompts.examples[c].to_numpy() for c in ("prompt", "pos"))
-    token, width = prompts.tokens.numpy()[prompt, pos].astype(np.int64), prompts.tokens.shape[1]
-    keys = {"token": token, "position": pos, "token_position": token * width + pos}
+    tokens, lengths = prompts.tokens.numpy().astype(np.int64), prompts.lengths.numpy()
+    width = tokens.shape[1]
+    keys = {
+        "token": lambda: tokens[prompt, pos],
+        "previous_token": lambda: np.where(pos > 0, tokens[prompt, pos - 1], -1),
+        "next_token": lambda: np.where(pos + 1 < lengths[prompt], tokens[prompt, (pos + 1) % width], -1),
+        "position": lambda: pos,
+        "token_position": lambda: tokens[prompt, pos] * width + pos,
+    }
     if kind not in keys:
         raise ValueError(f"kind of a type must be one of {', '.join(keys)}, not {kind!r}")
-    return np.unique(keys[kind], return_inverse=True)[1]
+    return np.unique(keys[kind](), return_inverse=True)[1]
 
 
 def _prefix_codes(prompts: LabelledPrompts) -> Int[ndarray, "prompt pos"]:

@@ -5,6 +5,7 @@ import torch
 
 import tasks
 from probing import LogisticProbe, bootstrap_mean, input_features, input_types
+from probing._input_only import KINDS
 from tasks import LabelledPrompts
 
 
@@ -38,7 +39,7 @@ def test_blocks_of_examples_add_up_to_the_whole(monkeypatch):
     np.testing.assert_array_equal(input_features(prompts), whole)
 
 
-@pytest.mark.parametrize("kind", ["token", "bag_of_tokens", "position", "token_position"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_sparse_features_equal_the_full_ones(kind):
     prompts = some_prompts()
     features = input_features(prompts, kind)
@@ -55,6 +56,15 @@ def test_a_pair_is_a_token_at_a_place():
     assert seen["pair"].is_unique and not seen[["token", "position"]].duplicated().any()
 
 
+def test_neighbours_are_those_of_the_same_prompt_and_never_padding():
+    prompts = some_prompts()
+    tokens, lengths = prompts.tokens.tolist(), prompts.lengths.tolist()
+    for kind, step in (("previous_token", -1), ("next_token", 1)):
+        there = [tokens[i][t + step] if 0 <= t + step < lengths[i] else -1
+                 for i, t in zip(prompts.examples["prompt"], prompts.examples["pos"], strict=True)]
+        np.testing.assert_array_equal(input_types(prompts, kind), np.unique(there, return_inverse=True)[1])
+
+
 def test_a_label_of_the_current_token_is_no_news_above_the_token_baseline():
     """Card section 10: probe minus baseline is 0 within 2 SE when the label is a function of the probed token."""
     prompts = some_prompts(n=300)
@@ -68,9 +78,9 @@ def test_a_label_of_the_current_token_is_no_news_above_the_token_baseline():
 
 
 def test_what_cannot_be_built_says_what_to_do():
-    with pytest.raises(ValueError, match="one of token, bag_of_tokens"):
+    with pytest.raises(ValueError, match="one of token, previous_token"):
         input_features(some_prompts(), "words")
-    with pytest.raises(ValueError, match="one of token, position"):
+    with pytest.raises(ValueError, match="one of token, previous_token"):
         input_types(some_prompts(), "bag_of_tokens")
 
 
