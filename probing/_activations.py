@@ -14,7 +14,7 @@ from ._store import Identity, Store, StoreError, store_name
 
 
 class Activations(Mapping):  # without [Site, ...]: a checker of types at run time would load a site to look at it
-    """Site -> (example, d_model), rows in the order of `prompts.examples`.
+    """Site -> (example, width), rows in the order of `prompts.examples`; the residual stream's width is d_model.
 
     A site is read from disk each time it is asked for, and only that site: keep the tensor, not the mapping, where
     it is used twice. `len` counts sites, `n_examples` rows.
@@ -53,7 +53,7 @@ class Activations(Mapping):  # without [Site, ...]: a checker of types at run ti
             control = cls.open(sibling) if (sibling / "identity.json").exists() else None
         return cls(store.read, store.identity, store.path, random_init=control)
 
-    def __getitem__(self, site: Site) -> Float[Tensor, "example d_model"]:
+    def __getitem__(self, site: Site) -> Float[Tensor, "example width"]:
         if site not in self.sites:
             raise KeyError(_unknown(site, self.sites))
         return self._load(site)
@@ -73,7 +73,7 @@ class Activations(Mapping):  # without [Site, ...]: a checker of types at run ti
 
     @property
     def d_model(self) -> int:
-        return self.identity["plan"]["d_model"]
+        return self.identity["model"]["d_model"]
 
     def __repr__(self) -> str:
         model = self.model_identity.name if self.model_identity else self.identity["model"]["architecture"]

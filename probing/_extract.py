@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,31 +19,36 @@ from transformer_lens.model_bridge import TransformerBridge
 from tasks import LabelledPrompts
 
 from ._activations import Activations, control_identity
-from ._forward import Kept, Reader, make_reader
-from ._identity import weights_digest
+from ._forward import Reader, make_reader
 from ._models import ModelIdentity, check_numerics, identify
 from ._models import random_init as with_random_weights
 from ._plan import Batch, plan_shards
+from ._pooling import Pool
 from ._progress import Progress
-from ._reading import Reading, plan_reading
+from ._reading import Group, Reading, plan_reading
 from ._sites import Site
-from ._store import DTYPES, Identity, Store, canonical, explain_difference
+from ._store import DTYPES, Identity, Store, canonical, explain_difference, widths
 
 MODEL_FIELDS = ("digest", "config", "mode", "architecture", "dtype", "attention", "causal", "n_layers", "d_model")
 LIBRARIES = ("torch", "transformers", "transformer-lens")
 
 
 def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[Site] | None = None, *,
-            cache: str | Path | Literal[False] | None = None, batch_size: int | None = None, dtype: str = "float32",
-            random_init: int | None = 0, progress: Callable[[int, int], None] | None = None) -> Activations:
+            pool: Pool = None, cache: str | Path | Literal[False] | None = None, batch_size: int | None = None,
+            dtype: str = "float32", random_init: int | None = 0,
+            progress: Callable[[int, int], None] | None = None) -> Activations:
     """Activations of every example of `prompts` at `sites`, and of the same architecture with random weights.
 
     All sites come from one forward pass per batch, which stops at the last of them and runs no unembedding. The
     store under `cache` is found again by everything that changes a number: called again, this only opens it; called
-    after an interruption, it continues and ends with the same bytes.
+    after an interruption, it continues and ends with the same bytes. On the CPU small batches run side by side, each
+    on one thread, and the bytes do not depend on the number of threads. Where memory runs out, batches are cut in
+    half from that shard on; its record and those that follow say so (`halved`), and a resumed run goes on from there.
 
     Args:
         sites: The embedding and the stream after every block, unless given.
+        pool: `mean` or `max` over the tokens from column `start` of the examples (the first token, where there is
+            no such column) to `pos`, both included, in float32; None reads the token at `pos`.
         cache: Folder of all stores; False keeps the activations in memory. By default WORLDPROBE_CACHE, else
             `~/.cache/worldprobe`.
         batch_size: Prompts per forward pass; 4096 tokens' worth unless given.
@@ -55,14 +60,15 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
         ValueError: A site, the vocabulary or the context does not fit the model; the model trains or is being
             edited; an activation is not finite.
         NumericsError: The model does not compute what plain Hugging Face does.
+        MemoryError: A single prompt is too much.
         StoreError: The store is damaged, cannot be written, or the disk is too small.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    reading = plan_reading(model, prompts, sites, batch_size)
-    shards = plan_shards(reading.batches, _row_bytes(len(reading.sites), model.cfg.d_model, dtype))
-    model_identity = replace(identify(model), digest=weights_digest(model))  # anew: `weight.data` is changed unseen
-    identity = _identity(model_identity, reading, dtype, shards)
+    reading = plan_reading(model, prompts, sites, batch_size, pool)
+    shards = plan_shards(reading.batches, sum(reading.widths) * DTYPES[dtype].itemsize)
+    model_identity = identify(model, anew=True)  # `weight.data` is changed unseen
+    identity = _identity(model_identity, reading, dtype, shards, pool)
 
     def trained() -> Reader:
         check_numerics(model, prompts.tokens, prompts.lengths)
@@ -90,12 +96,6 @@ class _Work:
     dtype: str
     advance: Progress
 
-    def read(self, reader: Reader, shard: Sequence[Batch]) -> Iterator[tuple[Batch, Kept]]:
-        """Each batch of a shard with its activations, on the CPU and finite."""
-        for batch in shard:
-            yield batch, self.reading.read(reader, batch, DTYPES[self.dtype], "cpu")
-            self.advance(len(batch.prompts))
-
     def into_store(self, cache: str | Path | None, identity: Identity, make: Callable[[], Reader]) -> Activations:
         store = Store.at(identity, cache)
         if store.missing():
@@ -111,25 +111,29 @@ class _Work:
 
     def _write(self, store: Store, todo: Sequence[int], make: Callable[[], Reader]) -> None:
         n_rows = sum(len(batch.rows) for i in todo for batch in self.shards[i])
-        store.check_space(n_rows * _row_bytes(len(store.sites), store.identity["plan"]["d_model"], self.dtype))
-        reader, writes = make(), list[Future]()
+        store.check_space(n_rows * sum(self.reading.widths) * DTYPES[self.dtype].itemsize)
+        halved = _halved_before(store, todo)
         with ThreadPoolExecutor(1) as writer:  # hashing and syncing a shard while the model runs on the next
-            for i in todo:
-                read = list(self.read(reader, self.shards[i]))
-                acts = {site: torch.cat([kept[site] for _, kept in read]) for site in reader.sites}
-                if writes:
-                    writes[-1].result()  # one at a time: two shards in memory, and errors stop the run
-                writes.append(writer.submit(store.write, i, acts, torch.cat([batch.rows for batch, _ in read])))
-            writes[-1].result()
+            write: Future[None] | None = None
+            for group in self._read(make(), todo, halved.__getitem__):
+                if write:
+                    write.result()  # one at a time: two shards in memory, and errors stop the run
+                write = writer.submit(_write, store, group)
+            if write:
+                write.result()
+
+    def _read(self, reader: Reader, todo: Iterable[int], halved: Callable[[int], int] = lambda i: 0) -> Iterator[Group]:
+        groups = {i: self.shards[i] for i in todo}
+        return self.reading.read(reader, groups, self.advance, DTYPES[self.dtype], "cpu", halved)
 
     def _skip(self, shards: Iterable[int]) -> None:
         self.advance(sum(len(batch.prompts) for i in shards for batch in self.shards[i]))
 
     def into_memory(self, identity: Identity, make: Callable[[], Reader]) -> Activations:
-        reader, shape = make(), (identity["plan"]["n_examples"], identity["plan"]["d_model"])
-        acts = {site: torch.empty(shape, dtype=DTYPES[self.dtype]) for site in reader.sites}
-        for shard in self.shards:
-            for batch, kept in self.read(reader, shard):
+        n, dtype = identity["plan"]["n_examples"], DTYPES[self.dtype]
+        acts = {site: torch.empty(n, width, dtype=dtype) for site, width in widths(identity).items()}
+        for group in self._read(make(), range(len(self.shards))):
+            for batch, kept in zip(group.batches, group.kept, strict=True):
                 for site, x in kept.items():
                     acts[site].index_copy_(0, batch.rows, x)
         return Activations(acts.__getitem__, identity)
@@ -143,22 +147,36 @@ class _Work:
             self.advance.note(f"new activation store {store.path.name}: the nearest one differs in {', '.join(fields)}")
 
 
-def _row_bytes(n_sites: int, d_model: int, dtype: str) -> int:
-    return n_sites * d_model * DTYPES[dtype].itemsize
+def _write(store: Store, group: Group) -> None:
+    acts = {site: torch.cat([kept[site] for kept in group.kept]) for site in store.sites}
+    store.write(group.index, acts, group.rows, group.halved)
 
 
-def _identity(model: ModelIdentity, reading: Reading, dtype: str, shards: list[list[Batch]]) -> Identity:
+def _halved_before(store: Store, todo: Sequence[int]) -> dict[int, int]:
+    """How often memory had run out before each shard of `todo`, from the records of those before it."""
+    most, times = 0, {}
+    for i in range(store.n_shards):
+        if i in todo:
+            times[i] = most
+        else:
+            most = max(most, store.record(i).get("halved", 0))
+    return times
+
+
+def _identity(model: ModelIdentity, reading: Reading, dtype: str, shards: list[list[Batch]], pool: Pool) -> Identity:
     """Everything that changes a number, and nothing else: not the model's name, not the task's."""
     prompts = reading.prompts
+    place = ["prompt", "pos", *(["start"] if pool and "start" in prompts.examples else [])]
     return {
         "model": {field: getattr(model, field) for field in MODEL_FIELDS},
         "random_init": None,
         "prompts": {"tokens": _digest(prompts.tokens.numpy()), "lengths": _digest(prompts.lengths.numpy()),
-                    "examples": _digest(prompts.examples[["prompt", "pos"]].to_numpy("int64")),
+                    "examples": _digest(prompts.examples[place].to_numpy("int64")),
                     "vocabulary": hashlib.sha256(canonical(prompts.vocabulary).encode()).hexdigest()[:32]},
         "sites": [str(site) for site in reading.sites],
+        "pool": pool,
         "dtype": dtype,
-        "plan": {"n_examples": len(prompts), "d_model": model.d_model, "n_shards": len(shards),
+        "plan": {"n_examples": len(prompts), "widths": reading.widths, "n_shards": len(shards),
                  "batches": _digest(np.array([[len(b.prompts), b.width, len(b.rows)] for b in reading.batches])),
                  "shards": _digest(np.array([len(shard) for shard in shards]))},
         "forward": {"road": reading.reader.road, "device": reading.device.type},

@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ._plan import Take
 from ._sites import Site
 
 AGREE = 1e-5  # |plain - bridge| / |bridge| of a row in float32; a wrong mask or position gives 1e-1
 HOOK_TABLES = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
                "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks")
 
-Kept = dict[Site, Float[Tensor, "example d_model"]]
+Kept = dict[Site, Float[Tensor, "row _"]]
 
 
 class _Enough(Exception):
@@ -32,23 +33,30 @@ class _NoTwin(Exception):
 
 
 class Reader:
-    """Reads some sites of a model along one road.
+    """Reads some sites of a model along one road, one batch at a time.
 
     Attributes:
         road: `bridge`, `plain sdpa` or `plain eager`; part of the identity of what was read.
+        another: Makes a second reader that may run beside this one in another thread; None if there can be none,
+            since the bridge's hooks are attached to the model that all threads share.
     """
 
-    def __init__(self, road: str, sites: Sequence[Site], run: Callable[[dict[str, Tensor], Callable], None]):
-        self.road, self.sites, self._run = road, tuple(sites), run
+    def __init__(self, road: str, sites: Sequence[Site], model,
+                 run: Callable[[dict[str, Tensor], Callable], None],
+                 another: "Callable[[], Reader] | None" = None):
+        self.road, self.sites, self.another = road, tuple(sites), another
+        self.d_model, self._n_heads, self._run = model.cfg.d_model, model.cfg.n_heads, run
 
     @torch.no_grad()
-    def read(self, inputs: dict[str, Tensor], prompt: Int[Tensor, " example"], pos: Int[Tensor, " example"]) -> Kept:
-        """Activations of the examples (`prompt`, `pos`), which point into `inputs["input_ids"]`, per site."""
+    def read(self, inputs: dict[str, Tensor], take: Take) -> Kept:
+        """What `take` picks out of the (prompt, pos, width) activations of every site."""
         kept: Kept = {}
 
         def keep(site: Site, acts: Tensor) -> None:
-            rows = (prompt * acts.shape[1] + pos).to(acts.device)
-            kept[site] = acts.flatten(0, 1).index_select(0, rows)  # a copy: the model may write into `acts` later
+            acts = acts.flatten(2)  # z comes as (prompt, pos, head, d_head) through the bridge
+            if site.head is not None:
+                acts = acts.unflatten(2, (self._n_heads, -1))[:, :, site.head]
+            kept[site] = take(acts)  # a copy: the model may write into `acts` later
             if len(kept) == len(self.sites):
                 raise _Enough
 
@@ -70,7 +78,7 @@ def bridge_reader(model, sites: Sequence[Site]) -> Reader:
         with model.hooks(fwd_hooks=[(site.hook, partial(hook, site=site)) for site in sites]):
             model(inputs["input_ids"], attention_mask=inputs.get("attention_mask"), return_type=None)
 
-    return Reader("bridge", sites, run)
+    return Reader("bridge", sites, model, run)
 
 
 def plain_reader(model, sites: Sequence[Site], attention: str) -> Reader:
@@ -91,7 +99,8 @@ def plain_reader(model, sites: Sequence[Site], attention: str) -> Reader:
             for handle in handles:
                 handle.remove()
 
-    return Reader(f"plain {attention}", sites, run)
+    return Reader(f"plain {attention}", sites, model, run,
+                  another=lambda: plain_reader(model, sites, attention))
 
 
 def make_reader(model, sites: Sequence[Site], road: str) -> Reader:
@@ -115,6 +124,7 @@ def _twin(module: nn.Module, attention: str, twins: dict[int, nn.Module], memo: 
         twin.config = copy.deepcopy(config, memo)  # one memo: modules that shared a config still do
         twin.config._attn_implementation, twin.config.use_cache = attention, False
         twin.config.output_attentions = False
+    vars(twin)["_buffers"] = dict(module._buffers)  # some rotary embeddings replace theirs as they see longer prompts
     vars(twin)["_modules"] = {name: None if child is None else _twin(child, attention, twins, memo)
                               for name, child in module._modules.items()}
     return twin
@@ -148,24 +158,24 @@ def _listen(module: nn.Module, at_input: bool, keep: Callable[[Tensor], None]):
     return module.register_forward_hook(after)
 
 
-def choose_reader(model, sites: Sequence[Site], inputs: dict[str, Tensor], prompt: Int[Tensor, " example"],
-                  pos: Int[Tensor, " example"]) -> Reader:
-    """The fastest road that agrees with the bridge on these examples.
+def choose_reader(model, sites: Sequence[Site], inputs: dict[str, Tensor], take: Take) -> tuple[Reader, list[int]]:
+    """The fastest road that agrees with the bridge on these examples, and the width of every site.
 
     In float32 rows may differ by rounding, |plain - bridge| <= 1e-5 |bridge|; in half precision, where rounding
     could hide a mistake, they must be equal bit for bit.
     """
     bridge = bridge_reader(model, sites)
-    wanted = bridge.read(inputs, prompt, pos)
+    wanted = bridge.read(inputs, take)
+    widths = [wanted[site].shape[1] for site in sites]
     for attention in ("sdpa", "eager"):
         try:
             plain = plain_reader(model, sites, attention)
-            came = plain.read(inputs, prompt, pos)
+            came = plain.read(inputs, take)
         except (_NoTwin, RuntimeError, TypeError, ValueError, AttributeError, KeyError):
             continue  # not a fallback in the result: the bridge is the definition, the plain road only a shortcut
         if all(_agree(came[site], wanted[site]) for site in sites):
-            return plain
-    return bridge
+            return plain, widths
+    return bridge, widths
 
 
 def _agree(came: Tensor, wanted: Tensor) -> bool:

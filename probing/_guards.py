@@ -1,6 +1,7 @@
 """Checks before any number is computed: the prompts fit the model, and the model has the site."""
 
 import json
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -53,9 +54,12 @@ def _use_instead(prompts: LabelledPrompts) -> str:
 def check_site(model: TransformerBridge, site: Site) -> None:
     """Raises ValueError, with the nearest sites, when the model has no such site or it would not mean its name."""
     there = available_sites(model)
-    if site in there:
+    name, n_layers, n_heads = f"model {model.cfg.model_name!r}", model.cfg.n_layers, model.cfg.n_heads
+    if replace(site, head=None) in there:
+        if site.head is not None and site.head >= n_heads:
+            raise ValueError(f"{name} has no site {site}: its heads are 0 to {n_heads - 1}; nearest: "
+                             f"{replace(site, head=n_heads - 1)}, or {replace(site, head=None)} for all of them")
         return
-    name, n_layers = f"model {model.cfg.model_name!r}", model.cfg.n_layers
     if site.layer >= n_layers:
         near, why = [s for s in there if s.stream == site.stream][-1:], f"its layers are 0 to {n_layers - 1}"
     else:
@@ -66,19 +70,24 @@ def check_site(model: TransformerBridge, site: Site) -> None:
 
 @torch.inference_mode()
 def available_sites(model: TransformerBridge) -> tuple[Site, ...]:
-    """Every site that the model has, found once by running it on two tokens.
+    """Every site that the model has, found once by running it on two tokens; `z` stands for all its heads.
 
-    A hook counts when it fires with a vector per token, and `resid_mid` only when it is `resid_pre + attn_out`:
-    blocks with parallel attention and MLP have no such stream, and in post-norm encoders (BERT) transformer-lens'
-    hook of that name is another sum.
+    A hook counts when it fires with a vector per token (for `z`, one per head), and `resid_mid` only when it is
+    `resid_pre + attn_out`: blocks with parallel attention and MLP have no such stream, and in post-norm encoders
+    (BERT) transformer-lens' hook of that name is another sum.
     """
     if model not in _SITES:
         sites = [Site(stream, layer) for layer in range(model.cfg.n_layers) for stream in STREAMS]
         sites = [site for site in sites if site.hook in model.hook_dict]
-        seen, _ = run(model, torch.zeros(1, min(2, model.cfg.n_ctx), dtype=torch.long), None, [s.hook for s in sites])
-        fired = {s: seen[s.hook].float() for s in sites if s.hook in seen and seen[s.hook].ndim == 3}
+        tokens = torch.zeros(1, min(2, model.cfg.n_ctx), dtype=torch.long)
+        seen, _ = run(model, tokens, None, [s.hook for s in sites])
+        fired = {s: seen[s.hook].float() for s in sites if s.hook in seen and _per_token(seen[s.hook], s, tokens)}
         _SITES[model] = tuple(site for site in fired if site.stream != "resid_mid" or _is_between(fired, site.layer))
     return _SITES[model]
+
+
+def _per_token(acts: torch.Tensor, site: Site, tokens: torch.Tensor) -> bool:
+    return acts.shape[:2] == tokens.shape and acts.ndim == (4 if site.stream == "z" else 3)
 
 
 def _is_between(fired: dict[Site, torch.Tensor], layer: int) -> bool:

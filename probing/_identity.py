@@ -49,12 +49,16 @@ class ModelIdentity:
 _DIGESTS: WeakKeyDictionary[TransformerBridge, tuple[int, str]] = WeakKeyDictionary()
 
 
-def identify(model: TransformerBridge) -> ModelIdentity:
-    """The identity of a model. The digest is computed once, and again after the weights were written to."""
+def identify(model: TransformerBridge, *, anew: bool = False) -> ModelIdentity:
+    """The identity of a model. The digest is computed once, and again after the weights were written to.
+
+    Args:
+        anew: Compute the digest whatever is known: writing to `weight.data` is not noticed otherwise.
+    """
     cfg, origin = model.cfg, SOURCES.get(model)
     hf_config = getattr(model.original_model, "config", None)
     state = weights_state(model)
-    if _DIGESTS.get(model, (None, ""))[0] != state:
+    if anew or _DIGESTS.get(model, (None, ""))[0] != state:
         _DIGESTS[model] = state, weights_digest(model)
     return ModelIdentity(
         name=str(cfg.model_name), revision=origin.revision if origin else None, digest=_DIGESTS[model][1],

@@ -1,7 +1,8 @@
 """Which prompts run together, and which rows come out of each forward pass: fixed before any work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from tasks import LabelledPrompts
 
+from ._pooling import Pool, check_spans, pooled, probed
+
 BATCH_TOKENS = 4096
 SHARD_BYTES = 64 << 20
 SHARD_BATCHES = 16  # where few tokens are kept of many that run, work is what a kill would cost
+
+Take = Callable[[Tensor], Tensor]  # (prompt, pos, width) -> (row, width)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Batch:
         prompts: Prompts that run together, longest first.
         width: Positions that run: up to the last probed token under causal attention, else the longest prompt.
         rows: The examples that are read from it; `prompt` (counted inside the batch) and `pos` say where.
+        start, pool: Rows are the `mean` or `max` over the tokens from `start` to `pos`, both included; None where
+            they are single tokens.
     """
 
     prompts: Int[Tensor, " prompt"]
@@ -31,6 +38,8 @@ class Batch:
     rows: Int[Tensor, " example"]
     prompt: Int[Tensor, " example"]
     pos: Int[Tensor, " example"]
+    start: Int[Tensor, " example"] | None = None
+    pool: Pool = None
 
     def inputs(self, prompts: LabelledPrompts, causal: bool, device: str | torch.device) -> dict[str, Tensor]:
         """Arguments of the model. Encoders get a padding mask; causal models need none, padding is on the right."""
@@ -40,8 +49,24 @@ class Batch:
             inputs["attention_mask"] = real.long()
         return {name: x.to(device) for name, x in inputs.items()}
 
+    def take(self, device: str | torch.device) -> Take:
+        """What picks this batch's rows out of (prompt, pos, width) activations, as a copy; they are on `device`."""
+        if self.pool is None or self.start is None:
+            return partial(probed, (self.prompt * self.width + self.pos).to(device))
+        return partial(pooled, *(x.to(device) for x in (self.prompt, self.start, self.pos)), self.pool)
 
-def plan_batches(prompts: LabelledPrompts, causal: bool, batch_size: int | None = None) -> list[Batch]:
+    def halved(self, times: int) -> "Iterator[Batch]":
+        """The same rows in the same order from 2^times forward passes, or from one per prompt if that is fewer."""
+        size = -(-len(self.prompts) // 2**times)
+        for first in range(0, len(self.prompts), size):
+            low, high = torch.searchsorted(self.prompt, torch.tensor([first, first + size])).tolist()
+            yield Batch(self.prompts[first : first + size], self.width, self.rows[low:high],
+                        self.prompt[low:high] - first, self.pos[low:high],
+                        None if self.start is None else self.start[low:high], self.pool)
+
+
+def plan_batches(prompts: LabelledPrompts, causal: bool, batch_size: int | None = None,
+                 pool: Pool = None) -> list[Batch]:
     """Prompts that have examples, sorted by the length that must run, cut into batches.
 
     Longest first, so that a batch too large for the memory fails at once; batches of `batch_size` prompts or, if
@@ -55,30 +80,38 @@ def plan_batches(prompts: LabelledPrompts, causal: bool, batch_size: int | None 
     needed = np.zeros(len(prompts.tokens), np.int64)
     np.maximum.at(needed, prompt, pos + 1 if causal else prompts.lengths.numpy()[prompt])
     order = np.argsort(-needed, kind="stable")[: np.count_nonzero(needed)]
-    batches, start = [], 0
+    cuts, start = [], 0
     while start < len(order):
         size = batch_size or max(1, BATCH_TOKENS // int(needed[order[start]]))
-        batches.append(batch_of(prompts, order[start : start + size], int(needed[order[start]])))
+        cuts.append(slice(start, start + size))
         start += size
-    return batches
+    return _batches(prompts, order, [(cut, int(needed[order[cut.start]])) for cut in cuts], pool)
 
 
-def batch_of(prompts: LabelledPrompts, chosen: Shaped[ndarray, " prompt"], width: int) -> Batch:
-    """These prompts in one forward pass, with all their examples, prompt by prompt."""
-    place = np.full(len(prompts.tokens), -1)
-    place[chosen] = np.arange(len(chosen))
-    within = place[prompts.examples["prompt"].to_numpy()]
-    rows = np.flatnonzero(within >= 0)
-    rows = rows[np.argsort(within[rows], kind="stable")]
-    pos = prompts.examples["pos"].to_numpy(np.int64)[rows]
-    return Batch(torch.from_numpy(chosen.copy()), width, *map(torch.from_numpy, (rows, within[rows], pos)))
-
-
-def sample_batch(batches: Sequence[Batch], prompts: LabelledPrompts, n: int = 4) -> Batch:
+def sample_batch(batches: Sequence[Batch], prompts: LabelledPrompts, n: int = 3) -> Batch:
     """A few prompts from the longest to the shortest, padded to the longest: enough to compare two ways of reading."""
     order = torch.cat([batch.prompts for batch in batches]).numpy()
     chosen = order[np.unique(np.linspace(0, len(order) - 1, n).round().astype(int))]
-    return batch_of(prompts, chosen, batches[0].width)
+    return _batches(prompts, chosen, [(slice(0, len(chosen)), batches[0].width)], batches[0].pool)[0]
+
+
+def _batches(prompts: LabelledPrompts, order: Shaped[ndarray, " prompt"], cuts: Sequence[tuple[slice, int]],
+             pool: Pool) -> list[Batch]:
+    """`order` cut into batches of given widths, each with all its examples, prompt by prompt."""
+    place = np.full(len(prompts.tokens), -1)
+    place[order] = np.arange(len(order))
+    within = place[prompts.examples["prompt"].to_numpy()]
+    rows = np.argsort(within, kind="stable")[np.count_nonzero(within < 0) :]
+    within, pos = within[rows], prompts.examples["pos"].to_numpy(np.int64)[rows]
+    start = None if pool is None else check_spans(prompts)[rows]
+    batches = []
+    for cut, width in cuts:
+        chosen = order[cut]
+        ours = slice(*np.searchsorted(within, [cut.start, cut.start + len(chosen)]))
+        parts = [torch.from_numpy(x) for x in (chosen.copy(), rows[ours], within[ours] - cut.start, pos[ours])]
+        batches.append(Batch(parts[0], width, *parts[1:], None if start is None else torch.from_numpy(start[ours]),
+                             pool))
+    return batches
 
 
 def plan_shards(batches: Sequence[Batch], row_bytes: int) -> list[list[Batch]]:

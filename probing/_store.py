@@ -40,12 +40,13 @@ class Store(StoreFiles):
     def sites(self) -> tuple[Site, ...]:
         return tuple(Site.parse(text) for text in self.identity["sites"])
 
-    def write(self, shard: int, tensors: Mapping[Site, Float[Tensor, "row _"]], rows: Tensor) -> None:
-        """Store one shard, then its record. `rows` are the examples its rows belong to."""
+    def write(self, shard: int, tensors: Mapping[Site, Float[Tensor, "row _"]], rows: Tensor,
+              halved: int = 0) -> None:
+        """Store one shard, then its record. `rows` are the examples its rows belong to; `halved` is as in `put`."""
         header = canonical({"store": self.path.name, "shard": shard})
         data = save({"rows": rows, **{str(site): x.contiguous() for site, x in tensors.items()}},
                     metadata={"worldprobe": header})  # one key: safetensors writes several in any order
-        self.put(shard, data, len(rows))
+        self.put(shard, data, len(rows), halved)
 
     def read(self, site: Site) -> Float[Tensor, "example width"]:
         """Activations of one site, in the order of the examples; the other sites stay on disk.

@@ -160,11 +160,16 @@ class StoreFiles:
                 _write(self.path / "identity.json", _pretty(what))
             yield
 
-    def put(self, shard: int, data: bytes, rows: int) -> None:
-        """Store the bytes of one shard, then its record."""
+    def put(self, shard: int, data: bytes, rows: int, halved: int = 0) -> None:
+        """Store the bytes of one shard, then its record.
+
+        Args:
+            halved: How often the plan's batches were cut in half because memory had run out; recorded if at all.
+        """
         record = {"format": FORMAT, "store": self.path.name, "shard": shard, "rows": rows, "bytes": len(data),
                   "sites": self.identity["sites"], "dtype": self.identity["dtype"],
-                  "xxh3_128": xxhash.xxh3_128_hexdigest(data), "sha256": hashlib.sha256(data).hexdigest()}
+                  "xxh3_128": xxhash.xxh3_128_hexdigest(data), "sha256": hashlib.sha256(data).hexdigest(),
+                  **({"halved": halved} if halved else {})}
         _write(self.shard_path(shard), data)
         _write(self.record_path(shard), _pretty({**record, "check": _check(record)}))
 

@@ -16,6 +16,7 @@ from probing._extract import extract
 from probing._forward import bridge_reader, choose_reader, plain_reader
 from probing._guards import available_sites
 from probing._models import load_model, random_init
+from probing._plan import plan_batches
 from probing._sites import Site, residual_sites
 from probing._store import StoreError
 from tests.probing.ragged import assert_same_rows, one_by_one, prompts_of
@@ -26,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def gpt2(gpt2_dir):
     return load_model(gpt2_dir, device="cpu")
+
+
+def last_token(acts):
+    return acts[:, -1].clone()
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -40,7 +45,7 @@ def test_every_site_of_a_ragged_batch_equals_each_prompt_alone(folder, road, req
     for batch_size in (1, 3, None):
         acts = extract(model, prompts, sites, cache=False, batch_size=batch_size, random_init=None)
         assert acts.identity["forward"]["road"] == road
-        assert {site.stream for site in acts} >= {"resid_pre", "resid_post", "attn_out", "mlp_out"}
+        assert {site.stream for site in acts} >= {"resid_pre", "resid_post", "attn_out", "mlp_out", "z", "mlp_post"}
         assert_same_rows(acts, want)
 
 
@@ -50,9 +55,10 @@ def test_rows_of_a_batch_equal_run_with_cache_bit_for_bit_through_the_bridge(gpt
     sites = available_sites(gpt2)
     with torch.no_grad():
         _, cache = gpt2.run_with_cache(prompts.tokens)
-    kept = bridge_reader(gpt2, sites).read({"input_ids": prompts.tokens}, prompt, pos)
+    batch, = plan_batches(prompts, causal=True)
+    kept = bridge_reader(gpt2, sites).read({"input_ids": prompts.tokens[batch.prompts]}, batch.take("cpu"))
     for site in sites:
-        assert torch.equal(kept[site], cache[site.hook][prompt, pos])
+        assert torch.equal(kept[site], cache[site.hook][prompt, pos].flatten(1)[batch.rows])
 
 
 def test_a_native_model_is_read_through_the_bridge():
@@ -78,10 +84,10 @@ def test_folded_weights_are_read_as_transformer_lens_runs_them(gpt2_dir):
 def test_the_plain_road_is_not_taken_when_the_bridge_computes_something_else(gpt2_dir):
     """Here the bridge is edited at one hook; its Hugging Face modules know nothing of that."""
     model, sites = load_model(gpt2_dir, device="cpu"), residual_sites(3)
-    where = {"input_ids": prompts_of((20,) * 4).tokens}, torch.arange(4), torch.full((4,), 19)
-    assert choose_reader(model, sites, *where).road == "plain sdpa"
+    where = {"input_ids": prompts_of((20,) * 4).tokens}, last_token
+    assert choose_reader(model, sites, *where)[0].road == "plain sdpa"
     with model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda acts, hook: acts + 1e-3 * acts.roll(1, -1))]):
-        assert choose_reader(model, sites, *where).road == "bridge"
+        assert choose_reader(model, sites, *where)[0].road == "bridge"
 
 
 @pytest.mark.parametrize("make", [bridge_reader, lambda model, sites: plain_reader(model, sites, "sdpa")])
@@ -90,7 +96,7 @@ def test_nothing_above_the_last_site_is_run_and_the_model_is_left_as_it_was(gpt2
     tokens = prompts_of((20,) * 4).tokens
     before = model(tokens)
     reader = make(model, [Site("resid_post", 0), Site("resid_pre", 0), Site("mlp_out", 1)])
-    where = {"input_ids": tokens}, torch.arange(4), torch.full((4,), 19)
+    where = {"input_ids": tokens}, last_token
     reader.read(*where)
     assert torch.equal(model(tokens), before)
     assert not any(point.has_hooks("fwd", including_permanent=False) for point in model.hook_dict.values())

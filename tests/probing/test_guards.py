@@ -66,7 +66,7 @@ def test_a_prompt_longer_than_the_context_is_refused(othello_dir, monkeypatch):
 
 def test_a_decoder_has_every_site_of_every_layer(othello_dir):
     model = load_model(othello_dir)
-    assert len(available_sites(model)) == 2 * 5
+    assert len(available_sites(model)) == 2 * 7
     check_site(model, Site("resid_mid", 1))
 
 
@@ -79,13 +79,15 @@ def test_parallel_blocks_have_no_resid_mid(neox_dir):
     model = load_model(neox_dir)
     check_site(model, Site("resid_post", 1))
     with pytest.raises(ValueError, match=r"no site resid_mid\.1: its blocks \(GPTNeoXForCausalLM\) have no resid_mid; "
-                                         r"nearest: resid_pre\.1, resid_post\.1, attn_out\.1, mlp_out\.1$"):
+                                         r"nearest: resid_pre\.1, resid_post\.1, attn_out\.1, mlp_out\.1, z\.1, "
+                                         r"mlp_post\.1$"):
         check_site(model, Site("resid_mid", 1))
 
 
 def test_the_hook_called_resid_mid_in_a_post_norm_encoder_is_another_sum(encoder_dir):
     model = load_model(encoder_dir)
     assert Site("resid_mid", 0).hook in model.hook_dict
-    assert {site.stream for site in available_sites(model)} == {"resid_pre", "resid_post", "attn_out", "mlp_out"}
+    assert {site.stream for site in available_sites(model)} == {"resid_pre", "resid_post", "attn_out", "mlp_out",
+                                                                "z", "mlp_post"}
     with pytest.raises(ValueError, match=r"BertForMaskedLM\) have no resid_mid"):
         check_site(model, Site("resid_mid", 0))
