@@ -1,13 +1,15 @@
 """What every task returns: token ids with labels, and counterfactual cases with the answers they should lead to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
+
+from ._positions import Where, place
 
 SPLITS = ("train", "validation", "test")
 
@@ -24,7 +26,8 @@ class LabelledPrompts:
         lengths: (prompt,) real tokens of each prompt; the rest is padding.
         examples: One row per probed token. `prompt` and `pos` point into `tokens`; a `group` (a maze, a game, a
             city) never straddles splits; `split` is train, validation or test. A label column is named
-            `scheme/target`: `mine_theirs/c4` is the state of square c4 under the scheme `mine_theirs`.
+            `scheme/target`: `mine_theirs/c4` is the state of square c4 under the scheme `mine_theirs`. Other places
+            worth probing are columns named `pos:entity`, see `at`; `start` is where a pooled span begins.
         classes: scheme -> names of the integer codes. A scheme without classes is numeric, in its own units.
         shortcuts: scheme -> schemes that hold a *prediction* of it which needs no model (discs never flip; the
             degree of a maze cell); every score is reported beside them.
@@ -74,6 +77,24 @@ class LabelledPrompts:
     def labels(self, scheme: str) -> Int[ndarray, "example target"]:
         """Codes of a scheme, one column per target."""
         return self.examples[[f"{scheme}/{t}" for t in self.targets(scheme)]].to_numpy()
+
+    def at(self, where: Where) -> "LabelledPrompts":
+        """The same prompts and labels, probed elsewhere.
+
+        A prompt with one example is labelled as a whole, and its example moves. Where a prompt has several, their
+        labels belong to their positions: `last` keeps those that are there, `each` and functions are refused.
+
+        Args:
+            where: `last`, the last real token; `each`, every real token, the example repeated for each; the name of
+                a position that the task gives (`entity` reads the column `pos:entity`); a function of a prompt's
+                real tokens, (pos,), that gives a position; or one position per example. Positions count from 0.
+        Raises:
+            KeyError: The task names no such position; says which it has.
+            ValueError: A position does not exist in its prompt.
+        """
+        rows, pos = place(self.tokens, self.lengths, self.examples, where)
+        examples = self.examples.iloc[rows].reset_index(drop=True).assign(pos=pos)
+        return replace(self, examples=examples, subsets={name: mask[rows] for name, mask in self.subsets.items()})
 
     def rows(self, split: str) -> Bool[ndarray, " example"]:
         """Mask of the examples of one split."""
