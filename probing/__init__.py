@@ -10,6 +10,7 @@ import importlib
 
 _NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
     "_activations": "Activations",
+    "_attention": "AttentionProbe pool",
     "_categorical": "category_hierarchy category_separation category_simplex category_vector category_vectors",
     "_causal_inner_product": "CausalInnerProduct causal_inner_product concept_cosines concept_direction project_pairs "
                              "unembedding",
