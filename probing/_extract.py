@@ -78,7 +78,8 @@ def extract(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[
         return make_reader(with_random_weights(model, seed), reading.sites, reading.reader.road)
 
     with Progress("reading prompts", reading.n_prompts * (1 if random_init is None else 2), progress) as advance:
-        work = _Work(reading, shards, dtype, advance)
+        about = {"model": model_identity.name, "task": prompts.task}
+        work = _Work(reading, shards, dtype, advance, about)
         into = work.into_memory if cache is False else partial(work.into_store, cache)
         acts = into(identity, trained)
         if random_init is not None:
@@ -95,12 +96,14 @@ class _Work:
     shards: list[list[Batch]]
     dtype: str
     advance: Progress
+    about: dict[str, str]  # names for people who list stores, no part of the identity
 
     def into_store(self, cache: str | Path | None, identity: Identity, make: Callable[[], Reader]) -> Activations:
         store = Store.at(identity, cache)
         if store.missing():
             self._announce(store, cache)
-            with store.writing(wait=lambda: self.advance.note(f"another process writes {store.path}; waiting for it")):
+            with store.writing(lambda: self.advance.note(f"another process writes {store.path}; waiting for it"),
+                               self.about):
                 todo = store.missing()  # again: the other process may have done it all
                 self._skip(set(range(len(self.shards))) - set(todo))
                 if todo:
