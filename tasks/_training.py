@@ -57,10 +57,12 @@ class Decoder(nn.Module):
             elif p.ndim == 2:  # writes to the stream start at zero, so that each block starts as the identity
                 (nn.init.zeros_ if name.endswith(("o.weight", "proj.weight")) else _normal)(p)
 
-    def forward(self, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos d_vocab"]:
+    def forward(self, tokens: Int[Tensor, "prompt pos"], edit: Callable[[int, Tensor], Tensor] | None = None,
+                ) -> Float[Tensor, "prompt pos d_vocab"]:
+        """Logits; `edit(layer, resid_post)` returns what goes on from each block."""
         x = self.embed(tokens) + self.pos[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x) if edit is None else edit(layer, block(x))
         return self.unembed(self.ln(x))
 
 
@@ -125,9 +127,20 @@ def schedule(step: int, steps: int) -> float:
     return warm * min(1.0, 0.02 + 0.98 * left)
 
 
+def next_token_loss(batch: Callable[[int], tuple[Tensor, Tensor, Tensor]]) -> Callable[[Decoder, int], Tensor]:
+    """Cross-entropy against batch(step) = (tokens, target distribution, weight of each position)."""
+
+    def loss_at(model: Decoder, step: int) -> Tensor:
+        tokens, target, weight = batch(step)
+        log_p = model(tokens).log_softmax(-1)
+        return -((log_p * target).sum(-1) * weight).sum() / weight.sum()
+
+    return loss_at
+
+
 def train(
     model: Decoder,
-    batch: Callable[[int], tuple[Tensor, Tensor, Tensor]],
+    loss_at: Callable[[Decoder, int], Tensor],
     steps: int,
     out: Path,
     evaluate: Callable[[nn.Module], dict],
@@ -139,7 +152,8 @@ def train(
     """Train `model` and save it in `out`; the same call again resumes after a kill, bit for bit.
 
     Args:
-        batch: step -> (tokens, target distribution, weight of each position); a pure function of the step.
+        loss_at: (model, step) -> loss of that step's batch, which is a pure function of the step; `next_token_loss`
+            makes one.
         evaluate: model -> metrics, written to `log.jsonl` every `every` steps and at each snapshot.
         save: (model, directory, metrics), writes the Hugging Face directory.
         snapshots: Steps whose model is also saved, under `checkpoints/step-000064`; step 0 is before training.
@@ -172,9 +186,7 @@ def train(
                 break
             if step % every == 0:
                 _save_state(state_file, model, opts, step, seconds + time.monotonic() - clock)
-        tokens, target, weight = batch(step)
-        log_p = model(tokens).log_softmax(-1)
-        loss = -((log_p * target).sum(-1) * weight).sum() / weight.sum()
+        loss = loss_at(model, step)
         for opt, rates in zip(opts, base, strict=True):
             opt.zero_grad(set_to_none=True)
             for group, lr in zip(opt.param_groups, rates, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .._training import Decoder, save_gpt2, train, word_tokenizer
+from .._training import Decoder, next_token_loss, save_gpt2, train, word_tokenizer
 from ._engine import random_games
 from ._tokens import legal_tokens, to_tokens, words
 
@@ -149,9 +149,10 @@ def main(argv: list[str] | None = None) -> None:
 
     print(f"{args.size}x{args.size}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {steps} steps "
           f"of {recipe['batch']} games, target {args.target}", flush=True)
-    metrics = train(model, batches(args.size, recipe["batch"], args.target), steps, args.out,
-                    evaluate=lambda m: legality(m, args.size), save=save, every=args.every,
-                    snapshots=log_spaced(steps) if args.size == 6 else (), log=lambda s: print(s, flush=True))
+    loss = next_token_loss(batches(args.size, recipe["batch"], args.target))
+    metrics = train(model, loss, steps, args.out, evaluate=lambda m: legality(m, args.size), save=save,
+                    every=args.every, snapshots=log_spaced(steps) if args.size == 6 else (),
+                    log=lambda s: print(s, flush=True))
     write_card(args.out, args.size, steps, args.target, args.seed, metrics)
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks._training import Decoder, Muon, _orthogonalise, schedule, train
+from tasks._training import Decoder, Muon, _orthogonalise, next_token_loss, schedule, train
 from tasks.othello import train as othello_train
 from tasks.othello._tokens import words
 
@@ -29,8 +29,8 @@ def session(out, steps=6, kill_at=None):
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), folder / "weights.pt")
 
-    train(model, step, steps, out, evaluate=lambda m: {"zero": 0.0}, save=save, snapshots=(0, 3), every=2,
-          log=lambda line: None)
+    train(model, next_token_loss(step), steps, out, evaluate=lambda m: {"zero": 0.0}, save=save, snapshots=(0, 3),
+          every=2, log=lambda line: None)
     return model.state_dict()
 
 
