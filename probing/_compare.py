@@ -78,9 +78,9 @@ def compare_subspaces(
         angles = np.array([float(one.angles(two).mean()) for one, two in pairs])
         rows.append(dict(a=a, b=b, control="seed" if a == b else None, **_band(angles), **shape))
         if a != b:
-            key = min(d_model), *sorted((shape["rank_a"], shape["rank_b"]))
+            key = min(d_model), shape["rank_a"], shape["rank_b"]
             if key not in bands:
-                bands[key] = _band(random_angles(*key, n_draws, seed))
+                bands[key] = _band(random_angles(*key, n_draws=n_draws, seed=seed))
             rows.append(dict(a=a, b=b, control="random_subspace", **bands[key], **shape))
     return pd.DataFrame(rows)
 

@@ -65,7 +65,7 @@ def selectivity(
     if (train & test).any():
         raise ValueError(f"{int((train & test).sum())} rows are in train and in test; keep them apart")
     drawn = [control_labels(types, Y, seed=seed + i) for i in range(n_controls)]
-    hits = _hits(probe or LogisticProbe(), X, np.concatenate([Y, *drawn], 1), train, test)
+    hits = _hits(LogisticProbe() if probe is None else probe, X, np.concatenate([Y, *drawn], 1), train, test)
     hits = hits.reshape(len(hits), n_controls + 1, Y.shape[1])
     task, control = hits[:, 0], hits[:, 1:].mean(1)
     seen = np.repeat(np.isin(types[test], types[train])[:, None], Y.shape[1], 1).astype(float)

@@ -110,7 +110,7 @@ def next_bits(
         counts = np.stack([np.bincount(column, minlength=n_classes) for column in codes.T])
         p = (counts / n)[columns, codes_new]
     else:
-        p = _probabilities(probe or LogisticProbe(), X, codes, X_new, n_classes)
+        p = _probabilities(LogisticProbe() if probe is None else probe, X, codes, X_new, n_classes)
         p = np.take_along_axis(p, codes_new[..., None], 2)[..., 0]
     return -np.log2((n * p + 1) / (n + n_classes))
 
@@ -127,10 +127,10 @@ def _probabilities(
             p[:, part, y[0, 0]] = 1
             continue
         fitted = clone(probe).fit(X, y if together else y[:, 0])
-        if hasattr(fitted, "predict_proba"):
-            scores = fitted.predict_proba(X_new)
-        else:
+        if hasattr(fitted, "logits"):  # always (example, target, class), where predict_proba is what scikit-learn asks
             scores = softmax(fitted.logits(X_new).astype(np.float64), axis=-1)
+        else:
+            scores = fitted.predict_proba(X_new)
         if isinstance(scores, list):  # of scikit-learn's own: a list over targets, each with its classes
             for target, (found, classes) in enumerate(zip(scores, fitted.classes_, strict=True)):
                 p[:, target, classes] = found

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -39,7 +40,7 @@ def test_a_perfect_feature_compresses_the_more_the_more_there_is():
     compression = []
     for n in (300, 3_000, 12_000):
         _, Y, groups = labelled(n=n, n_targets=1)
-        table = online_code(np.eye(3)[Y[:, 0]], Y, groups, LogisticProbe(C=100.0), n_orders=1)
+        table = online_code(np.eye(3)[Y[:, 0]], Y, groups, n_orders=1)
         compression.append(value(table, "compression"))
     assert compression[0] > 2 and compression[1] > 3 * compression[0] and compression[2] > 2 * compression[1]
 
@@ -92,6 +93,8 @@ def test_scikit_learn_classifiers_of_many_targets_will_do():
     lengths = [online_code_lengths(X, Y[:, columns], groups, KNeighborsClassifier(), fractions=[0.1, 0.4, 1.0])
                for columns in ([0, 1], [0], [1])]
     np.testing.assert_allclose(lengths[0], np.concatenate(lengths[1:], 2))
+    forest = RandomForestClassifier(3, random_state=0)  # has a length, and none before it is fitted
+    assert np.isfinite(online_code_lengths(X, Y, groups, forest, fractions=[0.4, 1.0])).all()
 
 
 def test_a_class_that_comes_late_is_dear_but_not_endless():

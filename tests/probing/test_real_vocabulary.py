@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from probing import CausalInnerProduct, category_separation, causal_inner_product, concept_cosines, project_pairs
+from probing import (
+    CausalInnerProduct,
+    category_hierarchy,
+    category_separation,
+    causal_inner_product,
+    concept_cosines,
+    project_pairs,
+)
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +72,26 @@ def test_in_a_real_vocabulary_categories_find_their_held_out_words_and_shuffled_
     real, shuffled = (table[table["control"].isna() == is_real] for is_real in (True, False))
     assert real["auroc"].min() > 0.95 and (real["ci_low"] > real["others"] + 0.1).all()
     assert shuffled["auroc"].between(0.2, 0.8).all() and (shuffled["value"].abs() < 0.15).all()
+
+
+KINDS = {
+    "mammal": "dog cat horse cow pig sheep goat lion tiger bear wolf fox deer rabbit mouse rat monkey elephant whale",
+    "bird": "bird eagle hawk owl crow duck goose chicken swan pigeon dove falcon raven robin sparrow parrot penguin",
+    "fruit": "apple orange banana lemon grape peach pear cherry plum berry strawberry mango coconut olive",
+    "tree": "oak pine maple cedar elm willow birch ash palm fir spruce",
+}
+
+
+def test_in_a_real_vocabulary_what_a_kind_adds_is_orthogonal_to_its_parent_and_not_to_another(bert_words):
+    gamma, vocabulary = bert_words
+    g = causal_inner_product(gamma).whiten(gamma, centre=True)
+    categories = {name: np.array([vocabulary[w] for w in text.split() if w in vocabulary])
+                  for name, text in KINDS.items()}
+    categories["animal"] = np.concatenate([categories["mammal"], categories["bird"]])
+    categories["plant"] = np.concatenate([categories["fruit"], categories["tree"]])
+    parents = {"mammal": "animal", "bird": "animal", "fruit": "plant", "tree": "plant"}
+    table = category_hierarchy(g, categories, parents).assign(control=lambda t: t["control"].fillna("none"))
+    cosine = table["cosine"].abs().groupby(table["control"]).agg(["mean", "min"])
+    assert cosine.loc["none", "mean"] < 0.05 < 0.4 < cosine.loc["random_parent", "min"]
+    # chance gives that too, for children are part of their parents: what tells words from chance is their separation
+    assert cosine.loc["shuffled_unembedding", "mean"] < 0.25
