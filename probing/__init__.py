@@ -38,6 +38,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_sites": "Site residual_sites",
     "_sparse": "KSparseProbe monosemantic sparse_sweep",
     "_statistics": "bootstrap_mean bootstrap_ratio",
+    "_structural": "StructuralProbe node_pairs",
     "_subspaces": "Subspace",
     "_sweep": "Sweep best sweep",
     "_v_information": "pointwise_v_information v_information",

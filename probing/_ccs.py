@@ -1,10 +1,13 @@
 """Contrast-consistent search: a direction that gives a statement and its negation opposite truth values."""
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 from torch import Tensor
 
@@ -81,6 +84,10 @@ class CCSProbe(LinearPair, ClassifierMixin, BaseEstimator):
         std = np.where(std > 1e-8 * std.max(), std, 1.0)  # a constant dimension stays at zero
         theta, bias, self.losses_, self.gradient_norm_ = self._solve(torch.from_numpy(centred / std))
         penalised = self.losses_ + self.l2 / 2 * (theta**2).sum(1)
+        if (slow := self.gradient_norm_ > 10 * self.tol).any():
+            warnings.warn(f"{int(slow.sum())} of {self.restarts} starts stopped with a gradient up to "
+                          f"{self.gradient_norm_.max():.1e} (tol {self.tol:.0e}); raise max_iter or l2",
+                          ConvergenceWarning, stacklevel=2)
         best = int(penalised.argmin())
         delta = centred[:, 0] - centred[:, 1]
         v, side = theta[best] / std, 1.0
@@ -113,8 +120,8 @@ class CCSProbe(LinearPair, ClassifierMixin, BaseEstimator):
             total.backward()
             return total
 
-        optimizer = torch.optim.LBFGS([W], max_iter=self.max_iter, history_size=20, tolerance_grad=self.tol / 10,
-                                      tolerance_change=0, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([W], max_iter=self.max_iter, history_size=20, tolerance_change=0,
+                                      tolerance_grad=self.tol / (d_model + 1) ** 0.5, line_search_fn="strong_wolfe")
         with torch.enable_grad():
             optimizer.step(step)
             step()
