@@ -1,192 +1,238 @@
-"""Multinomial logistic probes, all targets of a layer in one solve.
+"""Multinomial logistic probes: every target, penalty, shuffled control and bootstrap replicate of a layer in one solve.
 
-Every target (a square, an edge, a statement) is its own problem
+Each column is its own problem
 
-    min_{W,b}  sum_i CE(softmax(W x_i + b), y_i) + 1/(2C) ||W / s||^2,     s = standard deviations of x
+    min_{W,b}  sum_i w_i CE(softmax(W x_i + b), y_i) + 1/(2C) ||W s||^2,     s = standard deviations of x
 
-which is scikit-learn's `make_pipeline(StandardScaler(), LogisticRegression(C=C))`. One eigendecomposition of the
-covariance, shared by all targets, whitens the inputs: there the Hessian of every problem is near a multiple of the
-identity and the penalty is diagonal, so that L-BFGS, run on all problems at once with a step of its own for each,
-needs some 20-40 passes over the data whatever the conditioning of the residual stream.
+which is scikit-learn's `make_pipeline(StandardScaler(), LogisticRegression(C=C))`, binary or multinomial as it would
+be on that column alone. One eigendecomposition of the covariance, shared by all columns, whitens the inputs; the stack
+of columns is solved there (`_softmax`), in float32 where the activations are, and every column ends with a duality gap
+of the raw problem in float64 (`_duality`). Columns that float32 leaves above the tolerance are finished in float64.
 """
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-_ROWS = 8192  # per block: logits of 64 targets x 3 classes stay near the cache
-_HISTORY = 12
+from ._classifier import ScoreClassifier
+from ._duality import certify
+from ._encoding import class_means
+from ._linear_classifier import contrasts
+from ._softmax import Stack, minimise
+from ._subspaces import LinearPair
+from ._whitening import Standardised, Whitening
+
+_BLOCK = 16384
+_STACK = 2**28  # numbers in the metric of one stack: a gigabyte in float32
 
 
-def softmax_regression(
-    Z: Float[Tensor, "example dim"],
-    y: Int[Tensor, "example target"],
-    n_classes: int,
-    penalty: Float[Tensor, " dim"],
-    tol: float = 1e-3,
+@dataclass(frozen=True)
+class LogisticFit:
+    """Weights of every column, in raw activation space, with what is known about them.
+
+    Attributes:
+        coef: Rows sum to zero over the classes. A class that a column does not have has zero weights and the
+            intercept -inf (probability 0); a column with one class predicts it.
+        gap: Certified bound on (objective - optimum) / optimum, in float64 on the raw problem.
+        n_passes: Passes over the data, certificates not counted.
+    """
+
+    coef: Float[Tensor, "column class d_model"]
+    intercept: Float[Tensor, "column class"]
+    gap: Float[Tensor, " column"]
+    n_passes: int
+
+
+def fit_logistic(
+    X: Float[Tensor, "example d_model"],
+    Y: Int[Tensor, "example column"],
+    C: float | int | Float[Tensor, " column"] = 1.0,
+    *,
+    n_classes: int | None = None,
+    bias: bool = True,
+    weights: Float[Tensor, "example replicate"] | None = None,
+    replicate: Int[Tensor, " column"] | None = None,
+    class_weight: Float[Tensor, "column class"] | None = None,
+    start: LogisticFit | None = None,
+    tol: float = 1e-6,
     max_iter: int = 300,
-) -> tuple[Float[Tensor, "target class dim"], Float[Tensor, " target"], int]:
-    """Minimise mean_i CE(softmax(W_t z_i), y_it) + 1/2 sum penalty_j W_tkj^2 for every target t at once.
+) -> LogisticFit:
+    """Every column of Y as its own softmax regression on X, on the device of X.
 
     Args:
-        Z: Roughly white inputs (a constant column for the bias included, with penalty 0).
-        tol: A target is done when the Euclidean norm of its gradient is below `tol` times that at W = 0 (at least
-            1e-3: a target that is constant has no gradient to speak of).
-    Returns:
-        W, the final relative gradient norm of each target, and the number of passes over the data.
+        Y: Class codes from 0. Targets, penalties, seeds, shuffled labels and bootstrap replicates are all columns.
+        C: Inverse strength of the L2 penalty on the weights of standardised inputs, as in scikit-learn; the standard
+            deviations are those of X, whatever the row weights.
+        bias: Without it the inputs are neither centred nor offset.
+        weights, replicate: Weight of every row (a bootstrap count, say) in each replicate, and the replicate that
+            each column uses (with one replicate, all do).
+        class_weight: Multiplies the rows' weights by class.
+        start: Where to start, a fit of as many columns.
+        tol: A column is done when its certified relative gap is at most this.
+        max_iter: Passes over the data at most, in each precision.
+    Raises:
+        ValueError: Codes, penalties or weights out of range, or a replicate missing.
+    Warns:
+        ConvergenceWarning: Columns that end above `tol`, by number.
     """
-    n, dim = Z.shape
-    n_targets = y.shape[1]
-    W = Z.new_zeros(n_targets, n_classes, dim)
-    scale = 1.0 / (0.5 + penalty)  # inverse of Boehning's bound on the Hessian, up to a constant
+    d, k = X.shape[1], Y.shape[1]
+    n_classes = int(Y.max()) + 1 if n_classes is None else n_classes
+    lam = 1 / torch.as_tensor(C, dtype=torch.float64, device=X.device).expand(k)
+    if Y.min() < 0 or Y.max() >= n_classes:
+        raise ValueError(f"Y holds class codes 0 .. {n_classes - 1}, but runs from {int(Y.min())} to {int(Y.max())}")
+    if not ((lam > 0) & lam.isfinite()).all():
+        raise ValueError(f"C must be positive and finite, it is {C}")
+    if weights is not None and replicate is None:
+        if weights.shape[1] != 1:
+            raise ValueError(f"weights has {weights.shape[1]} replicates; say with replicate=(column,) which column "
+                             "uses which")
+        replicate = torch.zeros(k, dtype=torch.long, device=X.device)
+    if weights is not None and not ((weights >= 0) & weights.isfinite()).all():
+        raise ValueError("weights must be finite and not negative")
+    white = Whitening.of(X, bias)
+    Z = white.inputs(X, torch.float64 if X.dtype == torch.float64 else torch.float32)
+    totals = _class_totals(Y, n_classes, weights, replicate, class_weight)
+    n_present = (totals > 0).sum(1)
+    coef, gap, n_passes = totals.new_zeros(k, n_classes, d), torch.zeros_like(lam), 0
+    intercept = torch.zeros_like(totals).masked_fill(totals == 0, -torch.inf)
+    for size in n_present.unique().tolist():
+        if size == 1:
+            continue  # that class, with certainty
+        metric = ((size - 1) * Z.shape[1]) ** 2
+        for cols in (n_present == size).nonzero()[:, 0].split(max(1, _STACK // metric)):
+            classes = (totals[cols] > 0).nonzero()[:, 1].view(-1, size)
+            rank = (totals[cols] > 0).cumsum(1) - 1
+            problem = dict(
+                codes=rank.clamp(min=0).T.to(torch.int16).gather(0, Y[:, cols].long()), n_classes=size,
+                weights=weights, replicate=None if replicate is None else replicate[cols],
+                class_weight=None if class_weight is None else class_weight[cols].gather(1, classes))
+            V = totals.new_zeros(len(cols), size - 1, d + bias)
+            at = cols[:, None], classes
+            if bias:
+                V[..., d] = (totals[at][:, 1:] / totals[at][:, :1]).log()
+            if start is not None:
+                before = start.coef[at]
+                W = torch.cat([before * white.std, (start.intercept[at] + before @ white.mean)[..., None]], 2)
+                V = (W[:, 1:] - W[:, :1])[..., : d + bias].nan_to_num(0.0, 0.0, 0.0)
+            V, gap[cols], passes = _solve(X, Z, white, problem, lam[cols], V, tol, max_iter)
+            W = torch.cat([torch.zeros_like(V[:, :1]), V], 1)
+            W = W - W.mean(1, keepdim=True)
+            coef[at] = W[..., :d] / white.std
+            if bias:
+                intercept[at] = W[..., d] - coef[at] @ white.mean
+            n_passes += passes
+    if len(slow := (gap > tol).nonzero()[:, 0].tolist()):
+        warnings.warn(f"{len(slow)} of {k} columns stopped after {n_passes} passes above the relative gap {tol:.0e}, "
+                      f"the worst at {float(gap.max()):.1e} (columns {slow[:10]}{', ...' if len(slow) > 10 else ''}); "
+                      "raise max_iter or tol, or lower C", ConvergenceWarning, stacklevel=2)
+    return LogisticFit(coef, intercept, gap, n_passes)
 
-    def evaluate(W, which):
-        """Loss (target,) in float64 and gradient (target, class, dim) of the targets in `which`."""
-        k = len(which)
-        flat = W.transpose(0, 1).reshape(n_classes * k, dim)
-        loss, grad = torch.zeros(k, dtype=torch.float64), torch.zeros_like(flat)
-        for rows in range(0, n, _ROWS):
-            z, labels = Z[rows : rows + _ROWS], y[rows : rows + _ROWS, which][:, None]
-            log_p = (z @ flat.T).view(len(z), n_classes, k).log_softmax(1)
-            loss -= log_p.gather(1, labels)[:, 0].sum(0, dtype=torch.float64)
-            p = log_p.exp_()
-            p.scatter_add_(1, labels, p.new_full((), -1.0).expand(labels.shape))
-            grad.addmm_(p.view(len(z), -1).T, z)
-        grad = grad.view(n_classes, k, dim).transpose(0, 1) / n + W * penalty
-        loss = loss / n + 0.5 * (W.double() ** 2 * penalty.double()).sum((1, 2))
-        return loss, grad
 
-    def dot(a, b):
-        return (a * b).sum((1, 2))
+def _class_totals(Y, n_classes, weights, replicate, class_weight) -> Float[Tensor, "column class"]:
+    """Weight of every class in every column."""
+    totals = torch.zeros(Y.shape[1], n_classes, dtype=torch.float64, device=Y.device)
+    for start in range(0, len(Y), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        w = None if weights is None else weights[rows].double()[:, replicate]
+        for code in range(n_classes):
+            hit = Y[rows] == code
+            totals[:, code] += (hit if w is None else hit * w).sum(0)
+    return totals if class_weight is None else totals * class_weight
 
-    active = torch.arange(n_targets)
-    x, (f, g) = W.clone(), evaluate(W, active)
-    passes, reference = 1, g.flatten(1).norm(dim=1).clamp(min=1e-3)
-    relative = g.flatten(1).norm(dim=1) / reference
-    S, Y = [], []
-    while passes < max_iter:
-        done = g.flatten(1).norm(dim=1) <= tol * reference[active]
-        relative[active] = g.flatten(1).norm(dim=1) / reference[active]
-        if done.any():
-            W[active[done]] = x[done]
-            keep = ~done
-            active, x, f, g = active[keep], x[keep], f[keep], g[keep]
-            S, Y = [s[keep] for s in S], [d[keep] for d in Y]
-            if not len(active):
-                break
-        q, alphas = g.clone(), []
-        for s, d in zip(reversed(S), reversed(Y), strict=True):
-            a = dot(s, q) / dot(s, d).clamp(min=1e-30)
-            alphas.append(a)
-            q -= a[:, None, None] * d
-        q *= scale
-        if S:  # the usual scaling of the initial inverse Hessian, in the preconditioned metric
-            q *= (dot(S[-1], Y[-1]) / dot(Y[-1] * scale, Y[-1]).clamp(min=1e-30))[:, None, None]
-        for s, d, a in zip(S, Y, reversed(alphas), strict=True):
-            q += (a - dot(d, q) / dot(s, d).clamp(min=1e-30))[:, None, None] * s
-        slope = -dot(g, q).double()
-        step = torch.ones(len(active))
-        for _ in range(12):  # backtracking, each target its own step
-            new = x - step[:, None, None] * q
-            f_new, g_new = evaluate(new, active)
-            passes += 1
-            # the slack is the rounding of a float32 pass, below which no decrease can be seen
-            short = f_new > f + 1e-4 * step * slope + 1e-7 * f.abs()
-            if not short.any():
-                break
-            step[short] *= 0.3
-        else:
-            new[short], f_new[short], g_new[short] = x[short], f[short], g[short]
-        S, Y = [*S[1 - _HISTORY :], new - x], [*Y[1 - _HISTORY :], g_new - g]
-        stuck = dot(S[-1], S[-1]) == 0
-        x, f, g = new, f_new, g_new
-        if stuck.all():
+
+def _solve(X, Z, white: Whitening, problem: dict, lam, V, tol: float, max_iter: int) -> tuple[Tensor, Tensor, int]:
+    """Weights on standardised inputs, certified gaps and passes of one stack, from the weights V.
+
+    In the precision of Z; what that leaves above `tol` goes on in float64.
+    """
+    def stack(inputs, cols, dtype) -> Stack:
+        pick = {name: value if value is None or name in ("n_classes", "weights") else value[cols]
+                for name, value in problem.items() if name != "codes"}
+        pick |= {name: None if pick[name] is None else pick[name].to(dtype) for name in ("weights", "class_weight")}
+        return Stack(inputs, problem["codes"][:, cols], penalty=white.penalty(lam[cols], len(X)).to(dtype), **pick)
+
+    raw = Standardised(X, white.mean, white.std, white.bias)
+    gap, passes = torch.full_like(lam, torch.inf), 0
+    for dtype, share in ((Z.dtype, 0.5), (torch.float64, 0.5), (torch.float64, 0.02)):
+        cols = (gap > tol).nonzero()[:, 0]
+        if not len(cols) or passes >= max_iter:
             break
-    W[active] = x
-    return W, relative, passes
+        inputs = Z if Z.dtype == dtype else white.inputs(X, dtype)
+        W, took = minimise(stack(inputs, cols, dtype), white.from_standard(V[cols]).to(dtype), share * tol,
+                           max_iter - passes)
+        passes += took
+        V[cols], gap[cols] = certify(stack(raw, cols, torch.float64), white.to_standard(W), lam[cols], tol)
+    return V, gap, passes
 
 
-def whitening(
-    X: Float[Tensor, "example d_model"], bias: bool, C: float
-) -> tuple[Tensor, Tensor, Float[Tensor, "d_model dim"], Float[Tensor, " dim"]]:
-    """(mean, std, R, penalty): z = (x - mean) / std @ R is white; penalty is the diagonal of 1/(nC) ||W||^2 there.
-
-    Directions without variance are dropped: the optimum does not use them. In float64: Gram matrices of residual
-    streams are badly conditioned.
-    """
-    n = len(X)
-    mean = X.mean(0, dtype=torch.float64)
-    std = (X.double().var(0, unbiased=False) if bias else (X.double() ** 2).mean(0)).sqrt()
-    std = torch.where(std > 1e-8 * std.max().clamp(min=1e-30), std, 1.0)
-    mean = mean if bias else torch.zeros_like(mean)
-    standard = (X.double() - mean) / std
-    values, vectors = torch.linalg.eigh(standard.T @ standard / n)
-    keep = values > 1e-10 * values.max().clamp(min=1e-30)
-    values, vectors = values[keep], vectors[:, keep]
-    return mean, std, vectors / values.sqrt(), 1.0 / (n * C * values)
-
-
-class LogisticProbe(ClassifierMixin, BaseEstimator):
+class LogisticProbe(LinearPair, ScoreClassifier):
     """Linear softmax probe for one target or many, each with its own classifier.
 
     Args:
         C: Inverse strength of the L2 penalty on weights in units of each dimension's standard deviation, as in
             scikit-learn; the bias is not penalised.
         bias: Without it the inputs are neither centred nor offset (the published Othello probes).
-        tol, max_iter: Relative gradient norm at which a target is done; passes over the data at most.
+        class_weight: None; `balanced`, where a row of class k weighs n / (n_classes n_k) in each target; or a mapping
+            from class to weight.
+        tol: Relative gap to the optimal objective that every target must be certified to reach. The default is the
+            optimum for any purpose; accuracies stop moving at 1e-2.
+        max_iter: Passes over the data.
 
     Attributes:
         coef_: (target, class, d_model) weights in raw activation space. Only contrasts between classes mean
             something: adding one vector to all classes changes no prediction.
-        intercept_: (target, class).
+        intercept_: (target, class); -inf for a class that a target never has, which is then never predicted.
         classes_: The label values, shared by all targets.
-        gradient_norm_: (target,) final gradient norm relative to that at zero weights, the convergence certificate.
+        read_, write_: Contrasts of `coef_` and of the class means, as in `LinearPair`; (direction, d_model) when
+            fitted on one target, (target, direction, d_model) on more.
+        gap_: (target,) certified bound on (objective - optimum) / optimum.
         n_iter_: Passes over the data.
-    Source: Boehning 1992 (the bound that makes whitening a preconditioner); Nocedal 1980 (L-BFGS).
+    Source: Nocedal 1980 (L-BFGS); Roosta-Khorasani & Mahoney 2016 (sub-sampled Hessians).
     """
 
-    def __init__(self, C: float = 1.0, bias: bool = True, tol: float = 1e-3, max_iter: int = 300):
-        self.C, self.bias, self.tol, self.max_iter = C, bias, tol, max_iter
+    def __init__(self, C=1.0, bias=True, class_weight=None, tol=1e-6, max_iter=300):
+        self.C, self.bias, self.class_weight, self.tol, self.max_iter = C, bias, class_weight, tol, max_iter
 
     def fit(self, X, y):
-        X, y = validate_data(self, X, y, multi_output=True, dtype=(np.float64, np.float32))
-        check_classification_targets(y if y.ndim == 1 else y[:, 0])
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        codes = torch.from_numpy(codes.reshape(len(y), -1))
-        if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, y has only {self.classes_.tolist()} (1 class)")
-        raw = torch.from_numpy(np.ascontiguousarray(X))
-        mean, std, R, penalty = whitening(raw, self.bias, self.C)
-        Z = ((raw.double() - mean) / std @ R).to(raw.dtype)
-        if self.bias:
-            Z, penalty = torch.cat([Z, Z.new_ones(len(Z), 1)], 1), torch.cat([penalty, penalty.new_zeros(1)])
-        W, relative, self.n_iter_ = softmax_regression(
-            Z, codes, len(self.classes_), penalty.to(Z.dtype), self.tol, self.max_iter)
-        W = W.double()
-        coef = W[..., : R.shape[1]] @ R.T / std
-        intercept = (W[..., -1] if self.bias else 0) - coef @ mean
-        self.coef_, self.intercept_ = coef.numpy(), intercept.numpy()
-        self.gradient_norm_ = relative.numpy()
-        self._one_target = y.ndim == 1
-        if (slow := relative > 10 * self.tol).any():
-            warnings.warn(f"{int(slow.sum())} of {len(slow)} targets stopped after {self.n_iter_} passes with a "
-                          f"relative gradient norm up to {float(relative.max()):.1e} (tol {self.tol:.0e}); raise "
-                          "max_iter or lower C", ConvergenceWarning, stacklevel=2)
+        X, codes = self._check(X, y, (np.float64, np.float32))
+        K = len(self.classes_)
+        counts = np.stack([(codes == k).sum(0) for k in range(K)], 1)
+        fit = fit_logistic(torch.from_numpy(X), torch.from_numpy(codes), self.C, n_classes=K, bias=self.bias,
+                           class_weight=self._class_weights(counts), tol=self.tol, max_iter=self.max_iter)
+        self.coef_, self.intercept_, self.gap_ = fit.coef.numpy(), fit.intercept.numpy(), fit.gap.numpy()
+        self.n_iter_ = fit.n_passes
+        means = np.nan_to_num(class_means(X, codes, K))
+        self.read_, self.write_ = (contrasts(rows, counts > 0) for rows in (self.coef_, means))
+        if self._one_target:
+            self.read_, self.write_ = self.read_[0], self.write_[0]
         return self
+
+    def _class_weights(self, counts: Int[np.ndarray, "target class"]) -> Tensor | None:
+        if self.class_weight is None:
+            return None
+        if isinstance(self.class_weight, Mapping):
+            weights = np.array([float(self.class_weight.get(c, 1)) for c in self.classes_.tolist()])
+            return torch.from_numpy(np.broadcast_to(weights, counts.shape).copy())
+        if self.class_weight != "balanced":
+            raise ValueError(f"class_weight is None, 'balanced' or a mapping, not {self.class_weight!r}")
+        share = counts * (counts > 0).sum(1, keepdims=True) / counts.sum(1, keepdims=True)
+        return torch.from_numpy(1 / np.where(counts > 0, share, 1))
 
     @classmethod
     def from_weights(cls, coef, intercept, classes) -> "LogisticProbe":
-        """A fitted probe from stored weights: (target, class, d_model), (target, class), (class,)."""
+        """A fitted probe from stored weights: (target, class, d_model), (target, class), (class,). It reads, but knows
+        no write directions."""
         probe = cls()
         probe.coef_, probe.intercept_, probe.classes_ = np.asarray(coef), np.asarray(intercept), np.asarray(classes)
         probe.n_features_in_, probe._one_target = probe.coef_.shape[-1], False
+        probe.read_ = contrasts(probe.coef_, np.isfinite(probe.intercept_))
         return probe
 
     def logits(self, X) -> Float[np.ndarray, "example target class"]:
@@ -196,26 +242,3 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         n_targets, n_classes, d_model = self.coef_.shape
         flat = X @ self.coef_.reshape(-1, d_model).T.astype(X.dtype) + self.intercept_.reshape(-1).astype(X.dtype)
         return flat.reshape(len(X), n_targets, n_classes)
-
-    def decision_function(self, X):
-        """(example, class) scores of a single target; for two classes, the score of classes_[1] alone."""
-        scores = self.logits(X)
-        if not self._one_target:
-            return scores
-        return scores[:, 0, 1] - scores[:, 0, 0] if len(self.classes_) == 2 else scores[:, 0]
-
-    def predict_proba(self, X):
-        """(example, target, class), or (example, class) when fitted on a single target."""
-        scores = self.logits(X)
-        p = np.exp(scores - scores.max(-1, keepdims=True))
-        p /= p.sum(-1, keepdims=True)
-        return p[:, 0] if self._one_target else p
-
-    def predict(self, X):
-        codes = self.logits(X).argmax(-1)
-        return self.classes_[codes[:, 0] if self._one_target else codes]
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags

@@ -1,0 +1,268 @@
+"""Many softmax regressions on shared inputs, solved as one stack.
+
+A column is one problem: its labels, penalty and row weights. All columns of a stack have K classes, and class 0 is the
+reference: scores are (0, v_1.z, ..., v_{K-1}.z), which leaves out the one direction that changes no prediction. With
+P = I - 11'/K, the weights' sum of squares over all K classes, centred as the penalty wants them, is tr(V' P V); for
+K = 2 P is 1, half of scikit-learn's penalty on the single weight vector of a binary problem.
+
+The solver is L-BFGS on all columns at once, every column with its own step. Its initial metric decides the speed: the
+Hessian of each column on a sample of the rows, drawn in proportion to the curvature that they carry, so that a nearly
+separable column is seen through the few rows which still matter to it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._whitening import Standardised
+
+ROWS = 2048  # per block: the scores of 64 columns stay in the cache
+_HISTORY = 20
+_SAMPLE = 24  # rows of the sampled Hessian per dimension; with 16 a third more passes, with 8 three times as many
+_WORTH = 64  # passes that one sampled Hessian may cost; beyond, the average curvature is the metric
+_FIRST, _EVERY, _FALL = 4, 6, 30  # a metric is renewed after 6 steps in which the gap fell by less than 30
+_PATIENCE = 12  # steps without a smaller gap
+
+
+def coupling(n_classes: int, like: Tensor) -> Tensor:
+    """P of the module's docstring, (K-1, K-1)."""
+    J = n_classes - 1
+    eye = torch.eye(J, dtype=like.dtype, device=like.device)
+    return eye if J == 1 else eye - 1 / n_classes
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The objective mean_i w_i CE_i + 1/2 sum_j penalty_j v_j' P v_j of every column.
+
+    Attributes:
+        Z: (example, dim) inputs, roughly white.
+        codes: (example, column) integers in 0..K-1.
+        penalty: (column, dim).
+        weights, replicate: (example, replicate) row weights, and the set of them that each column
+            uses; class_weight (column, K) multiplies them.
+    """
+
+    Z: Tensor | Standardised
+    codes: Tensor
+    n_classes: int
+    penalty: Tensor
+    weights: Tensor | None = None
+    replicate: Tensor | None = None
+    class_weight: Tensor | None = None
+
+    def blocks(self, V: Tensor, cols: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, list[Tensor], Tensor, Tensor]]:
+        """(rows, z, codes, score planes, loss up to the label's score, probabilities (row, class, column))."""
+        flat = V.transpose(0, 1).reshape(-1, V.shape[-1])
+        whole = len(cols) == self.codes.shape[1]
+        for start in range(0, len(self.Z), ROWS):
+            rows = slice(start, start + ROWS)
+            z, y = self.Z[rows], self.codes[rows] if whole else self.codes[rows][:, cols]
+            scores = (z @ flat.T).view(len(z), -1, len(cols))
+            planes = [scores[:, j].clone() for j in range(scores.shape[1])]
+            top = planes[0].clamp(min=0)
+            for plane in planes[1:]:
+                torch.maximum(top, plane, out=top)
+            total = (-top).exp_()
+            for j, plane in enumerate(planes):
+                torch.exp(plane - top, out=scores[:, j])
+                total += scores[:, j]
+            scores /= total[:, None]
+            yield rows, z, y, planes, total.log_().add_(top), scores
+
+    def row_weights(self, rows: slice, y: Tensor, cols: Tensor) -> Tensor | None:
+        """(row, column), or None for ones."""
+        w = None
+        if self.weights is not None and self.replicate is not None:
+            w = self.weights[rows][:, self.replicate[cols]]
+        if self.class_weight is not None:
+            by_class = self.class_weight[cols].T.gather(0, y.long())
+            w = by_class if w is None else w * by_class
+        return w
+
+    def evaluate(self, V: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (column,) in float64 and gradient (column, K-1, dim)."""
+        loss = torch.zeros(len(cols), dtype=torch.float64, device=V.device)
+        grad = V.new_zeros(V.shape[1] * len(cols), V.shape[2])
+        for rows, z, y, planes, nll, residual in self.blocks(V, cols):
+            for j, plane in enumerate(planes):
+                hit = (y == j + 1).to(V.dtype)
+                residual[:, j] -= hit
+                nll -= plane.mul_(hit)
+            if (w := self.row_weights(rows, y, cols)) is not None:
+                nll *= w
+                residual *= w[:, None]
+            loss += nll.sum(0, dtype=torch.float64)
+            grad.addmm_(residual.view(len(z), -1).T, z)
+        n, pull = len(self.Z), coupling(self.n_classes, V) @ V * self.penalty[cols][:, None]
+        grad = grad.view(-1, len(cols), V.shape[2]).transpose(0, 1) / n + pull
+        return loss / n + 0.5 * _dot(V, pull), grad
+
+    def gap(self, grad: Tensor, cols: Tensor) -> Tensor:
+        """1/2 g' (P penalty)^-1 g of every column: the duality gap, an upper bound on what is left to gain.
+
+        The bias has no penalty; its gradient counts as if it had the smallest one. `certify` does without that.
+        """
+        g, penalty = grad.double(), self.penalty[cols].double()
+        least = penalty.where(penalty > 0, torch.inf).amin(1, keepdim=True)
+        inverse = torch.linalg.inv(coupling(self.n_classes, g))
+        return 0.5 * ((inverse @ g) * g / penalty.where(penalty > 0, least)[:, None]).sum((1, 2))
+
+    def curvature(self, V: Tensor, cols: Tensor) -> Tensor:
+        """Mean of w (diag(p) - p p') over the rows, (column, K-1, K-1)."""
+        total = V.new_zeros(len(cols), V.shape[1], V.shape[1])
+        for rows, _, y, _, _, p in self.blocks(V, cols):
+            w = self.row_weights(rows, y, cols)
+            weighed = (p if w is None else p * w[:, None]).permute(2, 1, 0)
+            total += torch.diag_embed(weighed.sum(2)) - weighed @ p.permute(2, 0, 1)
+        return total / len(self.Z)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() * b.double()).sum((1, 2))
+
+
+class AverageMetric:
+    """Newton's metric if every row had the same curvature A: A x I + P x penalty. Exact at zero weights."""
+
+    def __init__(self, stack: Stack, V: Tensor, cols: Tensor):
+        A, penalty = stack.curvature(V, cols).double(), stack.penalty[cols].double()
+        A.diagonal(dim1=1, dim2=2).add_(1e-8)
+        H = A[:, None] + coupling(stack.n_classes, A) * penalty[:, :, None, None]
+        self.inverse = torch.linalg.inv(H).to(V.dtype)
+
+    def solve(self, g: Tensor) -> Tensor:
+        return (self.inverse @ g.mT[..., None])[..., 0].mT
+
+    def keep(self, which: Tensor) -> None:
+        self.inverse = self.inverse[which]
+
+
+class SampledMetric:
+    """Cholesky factors of every column's Hessian on sampled rows."""
+
+    def __init__(self, stack: Stack, V: Tensor, cols: Tensor):
+        self.factor = V.new_zeros(len(cols), V.shape[1] * V.shape[2], V.shape[1] * V.shape[2])
+        self.renew(stack, V, cols, torch.arange(len(cols), device=V.device))
+
+    def renew(self, stack: Stack, V: Tensor, cols: Tensor, which: Tensor) -> None:
+        n, dim = stack.Z.shape
+        budget = max(1, 2**24 // (min(n, _SAMPLE * dim) * dim))
+        for some in which.split(budget) if len(which) else ():
+            self.factor[some] = torch.linalg.cholesky(sampled_hessian(stack, V[some], cols[some]))
+
+    def solve(self, g: Tensor) -> Tensor:
+        return torch.cholesky_solve(g.reshape(len(g), -1, 1), self.factor).view_as(g)
+
+    def keep(self, which: Tensor) -> None:
+        self.factor = self.factor[which]
+
+
+def sampled_hessian(stack: Stack, V: Tensor, cols: Tensor) -> Tensor:
+    """Hessian (column, (K-1) dim, (K-1) dim) estimated on a sample of the rows, different for every column.
+
+    Systematic sampling with probability 0.9 p_i + 0.1/n, p_i proportional to the trace of row i's share; all rows,
+    and the exact Hessian, where there are not more than the sample holds.
+    """
+    (n, dim), J, k = stack.Z.shape, V.shape[1], len(cols)
+    p, w = V.new_empty(J, n, k), V.new_ones(n, k)
+    for rows, _, y, _, _, probabilities in stack.blocks(V, cols):
+        p[:, rows] = probabilities.transpose(0, 1)
+        if (weight := stack.row_weights(rows, y, cols)) is not None:
+            w[rows] = weight
+    size = min(n, _SAMPLE * dim)
+    if size < n:
+        share = ((p * (1 - p)).sum(0) * w * stack.Z.square().sum(1, keepdim=True)).T
+        share = 0.9 * share / share.sum(1, keepdim=True).clamp(min=1e-30) + 0.1 / n
+        edges = share.cumsum(1, dtype=torch.float64)
+        at = (torch.arange(size, dtype=torch.float64, device=V.device) + 0.5) / size * edges[:, -1:]
+        index = torch.searchsorted(edges, at).clamp_(max=n - 1)
+        scale = w.T.gather(1, index) / (n * size * share.gather(1, index))
+    else:
+        index, scale = torch.arange(n, device=V.device).expand(k, n), w.T / n
+    z = stack.Z[index]
+    p = torch.stack([plane.T.gather(1, index) for plane in p])
+    P, H = coupling(stack.n_classes, V), V.new_empty(k, J, dim, J, dim)
+    for a in range(J):
+        for b in range(a + 1):
+            curvature = scale * p[a] * (float(a == b) - p[b])
+            H[:, a, :, b] = (z * curvature[..., None]).mT @ z + P[a, b] * torch.diag_embed(stack.penalty[cols])
+            H[:, b, :, a] = H[:, a, :, b]
+    H = H.reshape(k, J * dim, J * dim)
+    diagonal = H.diagonal(dim1=1, dim2=2)
+    # the bias of a separable column has next to no curvature: a floor keeps the factor positive definite
+    diagonal += 1e-6 * diagonal.mean(1, keepdim=True)
+    return H
+
+
+def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tensor, int]:
+    """The minimiser (column, K-1, dim) of every column, from `V`, and the passes over the data that it took.
+
+    A column is done, and leaves the stack, when its duality gap is below `tol` times its objective; it also leaves
+    when rounding hides any further progress. Neither is a certificate: the caller computes that.
+    """
+    (n, dim), J = stack.Z.shape, V.shape[1]
+    sampled = (J + 1) * min(n, _SAMPLE * dim) * dim <= 4 * _WORTH * n
+    slack = 1e-7 if V.dtype == torch.float32 else 1e-15  # rounding of one pass, below which no decrease is seen
+    V, active = V.clone(), torch.arange(len(V), device=V.device)
+    x, (f, g) = V.clone(), stack.evaluate(V, active)
+    metric: AverageMetric | SampledMetric = AverageMetric(stack, V, active)
+    renewed, best = torch.full_like(f, torch.inf), torch.full_like(f, torch.inf)
+    S, Y, idle, passes, steps = [], [], torch.zeros_like(active), 1, 0
+    while True:
+        gap = stack.gap(g, active) / f.clamp(min=1e-300)
+        idle = torch.where(gap < 0.7 * best, 0, idle + 1)
+        best = torch.minimum(gap, best)
+        keep = (gap > tol) & (idle < _PATIENCE)
+        if not keep.all():
+            V[active[~keep]] = x[~keep]
+            active, x, f, g, gap, best, idle, renewed = (
+                a[keep] for a in (active, x, f, g, gap, best, idle, renewed))
+            S, Y = [s[keep] for s in S], [d[keep] for d in Y]
+            metric.keep(keep)
+        if not len(active) or passes >= max_passes:
+            break
+        if steps % _EVERY == _FIRST:
+            slow = (gap > renewed / _FALL).nonzero()[:, 0]
+            if sampled and isinstance(metric, SampledMetric):
+                metric.renew(stack, x, active, slow)
+            else:
+                metric = SampledMetric(stack, x, active) if sampled else AverageMetric(stack, x, active)
+            renewed = gap
+            for pair in S + Y:  # curvature from far away would spoil the new metric
+                pair[slow] = 0
+        q = _direction(g, S, Y, metric)
+        slope = -_dot(g, q)
+        new, step = x - q, torch.ones_like(f)
+        f_new, g_new = stack.evaluate(new, active)
+        passes, steps = passes + 1, steps + 1
+        for _ in range(15):  # backtracking, each column its own step; negated, so that an overflow is too long a step
+            long = (~(f_new <= f + 1e-4 * step * slope + slack * f.abs())).nonzero()[:, 0]
+            if not len(long):
+                break
+            step[long] *= 0.4
+            new[long] = x[long] - step[long].to(x.dtype)[:, None, None] * q[long]
+            f_new[long], g_new[long] = stack.evaluate(new[long], active[long])
+        else:
+            new[long], f_new[long], g_new[long], idle[long] = x[long], f[long], g[long], _PATIENCE
+        S, Y = [*S[1 - _HISTORY :], new - x], [*Y[1 - _HISTORY :], g_new - g]
+        x, f, g = new, f_new, g_new
+    V[active] = x
+    return V, passes
+
+
+def _direction(g: Tensor, S: list[Tensor], Y: list[Tensor], metric: AverageMetric | SampledMetric) -> Tensor:
+    """The two-loop recursion; a pair without positive curvature is passed over."""
+    q, seen = g.clone(), []
+    for s, d in zip(reversed(S), reversed(Y), strict=True):
+        curvature = _dot(s, d)
+        inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
+        a = (inverse * _dot(s, q)).to(q.dtype)[:, None, None]
+        seen.append((a, inverse))
+        q -= a * d
+    q = metric.solve(q)
+    for s, d, (a, inverse) in zip(S, Y, reversed(seen), strict=True):
+        q += (a - (inverse * _dot(d, q)).to(q.dtype)[:, None, None]) * s
+    return q
