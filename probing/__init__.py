@@ -26,6 +26,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_intrinsic": "GaussianProbe",
     "_irreducibility": "mixture_index separability_index",
     "_lat": "LATProbe",
+    "_latent_intrinsic": "LatentIntrinsicProbe",
     "_logistic": "LogisticProbe fit_logistic",
     "_mdl": "online_code online_code_lengths",
     "_mlp": "MLPProbe",
