@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tasks._files import write_whole
 
 from ._results import COLUMNS, SCHEMA_VERSION, ResultsError, results_frame, validate
 
@@ -87,26 +87,6 @@ def read_results(path: str | Path) -> tuple[pd.DataFrame, dict]:
         raise ResultsError(f"{path} is damaged or was edited: its content has digest {found[:12]}, recorded is "
                            f"{digest[:12]}; restore it, or write it again")
     return validate(results_frame(rows)), metadata
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old bytes or the new, never a part."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp leaves 0600
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _rows(table: pd.DataFrame) -> list[dict]:

@@ -14,9 +14,9 @@ import pandas as pd
 
 from interventions import best_dose
 from probing import bootstrap_mean
-from probing._result_files import write_whole
 from tasks import othello
 from tasks._data import DataUnavailable
+from tasks._files import write_whole
 
 from ._othello import Study
 

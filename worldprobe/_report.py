@@ -5,9 +5,7 @@ a section is a heading, a text, figures and tables; `worldprobe._sections` makes
 """
 
 import base64
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from tasks._files import write_whole
 from worldprobe._ink import inline_svg, to_svg
 from worldprobe._rows import number, with_interval
 from worldprobe._verdicts import Verdict
@@ -94,7 +93,10 @@ def write_report(
         checks=_checks(checks), sections=parts, command=run.pop("command", None), citation=run.pop("citation", None),
         run=[(_words(k), _named(v) if isinstance(v, Mapping) else v) for k, v in run.items()],
     )
-    return _write_whole(Path(path), page)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page.encode())
+    return path
 
 
 @cache
@@ -194,19 +196,3 @@ def _csv(data: pd.DataFrame | None) -> str | None:
 
 def _data_uri(text: str, kind: str) -> str:
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path

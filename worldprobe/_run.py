@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from probing._result_files import write_whole
+from tasks._files import write_whole
 
 from . import __version__
 from ._stages import RunError, StageResult, load_stage, store_stage

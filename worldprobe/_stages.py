@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from probing._result_files import write_whole
+from tasks._files import write_whole
 
 StageResult: TypeAlias = pd.DataFrame | Mapping[str, Any]
 
