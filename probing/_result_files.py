@@ -80,18 +80,19 @@ def read_results(path: str | Path) -> tuple[pd.DataFrame, dict]:
     except (pa.ArrowException, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ResultsError(f"{path} is not a results file or is damaged ({type(error).__name__}: {error}); "
                            "restore it, or write it again") from error
-    if version != SCHEMA_VERSION:
-        raise ResultsError(f"{path} has schema version {version}, this worldprobe reads {SCHEMA_VERSION}; read it with "
-                           "the version that wrote it (see its metadata)")
+    if version not in range(1, SCHEMA_VERSION + 1):
+        raise ResultsError(f"{path} has schema version {version}, this worldprobe reads 1 to {SCHEMA_VERSION}; read it "
+                           "with the version that wrote it (see its metadata)")
     if (found := _digest(metadata, rows)) != digest:
         raise ResultsError(f"{path} is damaged or was edited: its content has digest {found[:12]}, recorded is "
                            f"{digest[:12]}; restore it, or write it again")
-    return validate(results_frame(rows)), metadata
+    return validate(results_frame(rows), version), metadata
 
 
 def _rows(table: pd.DataFrame) -> list[dict]:
-    cells = [table[c].astype(object).where(table[c].notna(), None).tolist() for c in COLUMNS]
-    return [{c: v for c, v in zip(COLUMNS, row, strict=True) if v is not None} for row in zip(*cells, strict=True)]
+    columns = [c for c in COLUMNS if c in table]  # an older file has fewer
+    cells = [table[c].astype(object).where(table[c].notna(), None).tolist() for c in columns]
+    return [{c: v for c, v in zip(columns, row, strict=True) if v is not None} for row in zip(*cells, strict=True)]
 
 
 def _digest(metadata: dict, rows: list[dict]) -> str:

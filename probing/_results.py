@@ -6,19 +6,21 @@ its interval. On disk: see `write_results`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import compress
 
 import numpy as np
 import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no p-values, no penalty, and no input-only control
 COLUMNS = {
     "task": ("str", "the task, as in tasks.load(name)"),
     "model": ("str", "the model, as in probing.load_model(name); missing for controls that need no model"),
     "revision": ("str", "revision or checkpoint of the model"),
-    "stream": ("str", "resid_pre, resid_mid, resid_post, attn_out or mlp_out; the embedding is resid_pre of layer 0"),
+    "stream": ("str", "resid_pre, resid_mid, resid_post, ...; the embedding is resid_pre of layer 0"),
     "layer": ("Int64", "layer from 0; of a window, the first"),
     "layer_end": ("Int64", "last layer of the window; equal to layer where there is one layer"),
+    "head": ("Int64", "attention head, where the site is that of one head"),
     "label": ("str", "label scheme that is read or changed, e.g. mine_theirs"),
     "probe": ("str", "probe, or where the direction of an edit comes from, e.g. logistic, encoding"),
     "control": ("str", "missing for the real thing; else majority, shuffled_labels, shortcut:NAME, null, ..."),
@@ -34,12 +36,18 @@ COLUMNS = {
     "n": ("Int64", "targets scored; of a random band, draws"),
     "n_groups": ("Int64", "groups that the interval resamples"),
     "seed": ("Int64", "seed of whatever was random"),
+    "penalty": ("float64", "C or alpha of the probe, chosen on validation where there were several"),
+    "p_value": ("float64", "how likely so high a value is if the label cannot be read"),
+    "p_adjusted": ("float64", "the p-value after `correction` over all cells of the table that have one"),
+    "correction": ("str", "benjamini_hochberg, holm or none"),
     "model_hash": ("str", "digest of the weights that were run"),
     "data_hash": ("str", "digest of the prompts or cases"),
 }
-KEY = [c for c in COLUMNS if c not in ("value", "ci_low", "ci_high", "n", "n_groups", "model_hash", "data_hash")]
+_SAID = ("value", "ci_low", "ci_high", "n", "n_groups", "penalty", "p_value", "p_adjusted", "correction", "model_hash",
+         "data_hash")
+KEY = [c for c in COLUMNS if c not in _SAID]
 MIN_DRAWS = 20  # random directions behind a band
-_MODEL_FREE = ("majority", "majority_by_position", "shortcut:", "ideal_null")
+_MODEL_FREE = ("majority", "majority_by_position", "shortcut:", "input_only", "ideal_null")
 _SAME_SCORE = ["task", "label", "metric", "split", "subset"]
 _WINDOW = ["stream", "layer", "layer_end"]
 _SHOWN = 3  # offending rows named per rule
@@ -58,24 +66,26 @@ def results_frame(rows: Iterable[Mapping]) -> pd.DataFrame:
     return _typed(pd.DataFrame(list(rows)), fill=True)
 
 
-def validate(table: pd.DataFrame) -> pd.DataFrame:
+def validate(table: pd.DataFrame, version: int = SCHEMA_VERSION) -> pd.DataFrame:
     """The table with its columns in order and their types, once every rule holds.
 
     Rules: known columns; no empty table; finite values; `n`; task, metric, split, subset and fingerprints; intervals
     that contain their value (of the real thing and of random bands; other controls may go without); no two rows of
-    one key; every probe beside the same score of majority, of shuffled labels, of a randomly initialised model (the
-    same probe) and of each shortcut that the table has for its label; every effect beside `null` and the
-    `random_direction` band (at least 20 draws) of the same edit. A `null` that leaves probe, layers or dose missing
-    holds for all of them.
+    one key; every probe beside the same score of majority, of shuffled labels, of a randomly initialised model, of the
+    input alone (the same probe) and of each shortcut that the table has for its label; every effect beside `null` and
+    the `random_direction` band (at least 20 draws) of the same edit. A `null` that leaves probe, layers or dose missing
+    holds for all of them. p-values are between 0 and 1, and each names its correction.
 
+    Args:
+        version: Schema under which the table was made: version 1 asked for no score of the input alone.
     Raises:
         ResultsError: With every broken rule, the first rows that break it, and what to add.
     """
     table = _typed(table, fill=False).reset_index(drop=True)
     if table.empty:
         raise ResultsError("a results table needs at least one row, it has none; run the study before saving it")
-    problems = [_problem(table, bad, text) for rule in (_numbers, _context, _intervals, _keys, _probes, _effects)
-                for bad, text in rule(table) if bad.any()]
+    rules = (_numbers, _context, _intervals, _keys, partial(_probes, version), _chances, _effects)
+    problems = [_problem(table, bad, text) for rule in rules for bad, text in rule(table) if bad.any()]
     if problems:
         raise ResultsError("\n".join(problems))
     return table
@@ -154,14 +164,22 @@ def _keys(table: pd.DataFrame) -> Rule:
     yield table.duplicated(KEY, keep=False).to_numpy(), f"the same key twice ({', '.join(KEY)}); keep one of them."
 
 
-def _probes(table: pd.DataFrame) -> Rule:
+def _chances(table: pd.DataFrame) -> Rule:
+    for column in ("p_value", "p_adjusted"):
+        p = table[column].fillna(0).to_numpy()
+        yield (p < 0) | (p > 1), f"{column} is not between 0 and 1."
+    lone = ~_lacks(table, "p_value") & (_lacks(table, "p_adjusted") | _lacks(table, "correction"))
+    yield lone, "a p-value without its correction over the table; set p_adjusted and correction (see correct_p_values)."
+
+
+def _probes(version: int, table: pd.DataFrame) -> Rule:
     real = _lacks(table, "intervention") & _lacks(table, "control")
     nameless = _lacks(table, "probe")
     scored = ~_lacks(table, "label")
     yield real & nameless & scored, "a label is scored, but by what? Set probe, or for a baseline control."
     probes = real & ~nameless
     fix = "add that control with the same {0}, or drop the row."
-    for name in ("majority", "shuffled_labels", "random_init"):
+    for name in ("majority", "shuffled_labels", "random_init", "input_only")[: 3 if version == 1 else None]:
         exact = [*_SAME_SCORE, "probe"] if name != "majority" else _SAME_SCORE
         bad = probes & ~_beside(table, table[table["control"] == name], exact, ["model", "revision"])
         yield bad, f"a probe without its control {name!r}; " + fix.format(", ".join(["model", *exact]))

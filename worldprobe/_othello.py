@@ -4,6 +4,7 @@ Reads the stream after every block, fits board probes with their controls, chang
 it has not seen, and reports what the next moves say. Every part is a stage of the run folder: a second call continues.
 """
 
+import functools
 import json
 import math
 import os
@@ -46,7 +47,10 @@ from probing import (
     results_frame,
     write_results,
 )
-from probing._sweep import baseline_rows, probe_site
+from probing._controls import baseline_rows, input_only_rows
+from probing._splits import splits_of
+from probing._sweep import correct_p_values, probe_site
+from probing._threads import spread
 from tasks import LabelledPrompts, othello
 from tasks.othello._tokens import legal_tokens, to_tokens
 from tasks.othello.train import HELD_OUT_SEED
@@ -160,7 +164,7 @@ def study(out: str | Path, model: str, *, games: int | None, cases: str | None, 
                                         seed, log)
         tables += reported
         scans += scanned
-    table = results_frame(pd.concat(tables, ignore_index=True).to_dict("records"))
+    table = correct_p_values(results_frame(pd.concat(tables, ignore_index=True).to_dict("records")))
     write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
     return Study(folder, bridge, prompts, site_weights, table, scans, config)
 
@@ -228,25 +232,30 @@ def probe_stages(folder: Run, model, prompts, settings: Mapping, seed: int, log)
     def table(rows: list[dict]) -> pd.DataFrame:
         return results_frame([{**common, **row} for row in rows])
 
-    tables = [folder.stage("baselines", lambda: table(
-        [row for label in settings["labels"] for row in baseline_rows(prompts, label, seed=seed)]))]
+    splits, asked = splits_of(acts, prompts), {label: PLAN[label] for label in settings["labels"]}
+
+    def baselines() -> pd.DataFrame:
+        rows = [row for label in asked for row in baseline_rows(prompts, label, seed, splits)]
+        surface = spread(lambda label: input_only_rows(
+            prompts, label, {p: [makers[p]] for p in asked[label]}, seed, splits), asked)
+        return table(rows + [row for rows in surface for row in rows])
+
+    tables = [folder.stage("baselines", baselines)]
     weights = {}
+    todo = [site for site in acts if not (folder.has(f"probes-{site}") and folder.has(f"weights-{site}"))]
+    results = spread(lambda site: probe_site(acts, prompts, site, asked, makers, seed=seed, splits=splits), todo)
     for site in acts:
-        made: dict = {}
+        fit = functools.cache(lambda: next(results))
 
-        def fit(site=site, made=made) -> dict:
-            if not made:
-                made["rows"], made["probes"] = [], {}
-                for label in settings["labels"]:
-                    rows, fitted = probe_site(acts, prompts, site, [label], {p: makers[p] for p in PLAN[label]},
-                                              seed=seed, log=log)
-                    made["rows"] += rows
-                    made["probes"] |= fitted
-            return made
+        def rows(fit=fit) -> pd.DataFrame:
+            log(fit().line)
+            return table(fit().rows)
 
-        tables.append(folder.stage(f"probes-{site}", lambda fit=fit: table(fit()["rows"])))
-        weights[site] = folder.stage(f"weights-{site}", lambda site=site, fit=fit: site_arrays(
-            np.asarray(acts[site]), prompts, {key[:2]: probe for key, probe in fit()["probes"].items()}))
+        def arrays(site=site, fit=fit) -> dict[str, np.ndarray]:
+            return site_arrays(np.asarray(acts[site]), prompts, {key[:2]: p for key, p in fit().probes.items()})
+
+        tables.append(folder.stage(f"probes-{site}", rows))
+        weights[site] = folder.stage(f"weights-{site}", arrays)
     return weights, tables
 
 

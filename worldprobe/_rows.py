@@ -9,6 +9,13 @@ METRICS = {
     "accuracy": "accuracy (share of targets read right)",
     "balanced_accuracy": "balanced accuracy (mean recall of the classes)",
     "f1": "F1 score (0 to 1)",
+    "macro_f1": "macro-F1 (mean over classes)",
+    "mcc": "Matthews correlation (-1 to 1)",
+    "auroc": "area under the ROC curve",
+    "log_loss": "log-loss (nats)",
+    "ece": "expected calibration error",
+    "spearman": "Spearman's rank correlation",
+    "mae": "mean absolute error (units of the label)",
     "r2": "R² (share of variance explained)",
     "set_error": "error (wrong + missing tokens per case)",
     "error_ratio": "error after the edit / error without it (ratio)",
@@ -21,7 +28,7 @@ METRICS = {
     "specificity_target": "edited target read as intended (share of cases)",
     "specificity_others": "other targets whose reading changed (share)",
 }
-LOWER_IS_BETTER = ("error", "kl", "loss", "perplexity", "distance")
+LOWER_IS_BETTER = ("error", "kl", "loss", "perplexity", "distance", "ece", "mae")
 UNITS = {
     "absolute": "× length 1 in activation units",
     "pattern length": "× length of the encoding pattern",
@@ -37,6 +44,8 @@ CONTROLS = {
     "majority_by_position": "majority at each position",
     "shuffled_labels": "shuffled labels",
     "random_init": "random-init model",
+    "input_only": "the input alone",
+    "best_of_layers_null": "best layer on shuffled labels",
     "embedding": "the same probe on the embedding",
     "null": "no edit",
     "clean": "no edit, old answers",

@@ -100,6 +100,10 @@ class Run:
         about = json.loads((self.path / "run.json").read_bytes())
         return {k: v for k, v in about.items() if k != "config"}
 
+    def has(self, name: str) -> bool:
+        """Whether a stage was computed before, so that `stage` will not call its `make`."""
+        return (self.path / "stages" / f"{name}.json").exists()
+
     def stage(self, name: str, make: Callable[..., StageResult]) -> Any:
         """What `make()` returns, a DataFrame or a dict of arrays (numpy or torch; they come back as numpy): computed
         once, read from the folder after that. The first call returns what later calls will read, too.

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -17,7 +18,8 @@ EDIT = SCORE | SITE | {"probe": "encoding", "intervention": "flip", "alpha": 2.0
                        "metric": "set_error", "split": "report"}
 PROBE_ROWS = [PROBE, SCORE | {"control": "majority", "model": None, "model_hash": None},
               PROBE | {"control": "shuffled_labels"}, PROBE | {"control": "random_init"},
-              SCORE | {"control": "shortcut:no_flip", "model": None, "model_hash": None}]
+              SCORE | {"control": "shortcut:no_flip", "model": None, "model_hash": None},
+              SCORE | {"probe": "logistic", "control": "input_only", "model": None, "model_hash": None}]
 EDIT_ROWS = [EDIT, EDIT | {"control": "null"}, EDIT | {"control": "random_direction", "n": 20}]
 
 
@@ -34,20 +36,20 @@ def test_rows_become_a_table_with_the_columns_in_order_and_typed():
 
 def test_a_probe_and_an_edit_with_their_controls_are_valid():
     table = validate(results_frame(PROBE_ROWS + EDIT_ROWS))
-    assert len(table) == 8
+    assert len(table) == 9
     pd.testing.assert_frame_equal(validate(table[::-1][list(COLUMNS)[::-1]]), validate(table[::-1]))
 
 
-@pytest.mark.parametrize("control", ["majority", "shuffled_labels", "random_init"])
+@pytest.mark.parametrize("control", ["majority", "shuffled_labels", "random_init", "input_only"])
 def test_a_probe_without_a_control_is_refused(control):
-    with pytest.raises(ResultsError, match=rf"1 of 7 rows: a probe without its control '{control}'.*row 0 \(.*layer=3"):
+    with pytest.raises(ResultsError, match=rf"1 of 8 rows: a probe without its control '{control}'.*row 0 \(.*layer=3"):
         validate(results_frame(without(control)))
 
 
 def test_a_shortcut_that_the_table_has_must_stand_beside_every_score_of_its_label():
     validate(results_frame(without("shortcut:no_flip")))  # a label may have none
-    rows = PROBE_ROWS + [row | {"subset": "occupied"} for row in without("shortcut:no_flip")[:4]]
-    with pytest.raises(ResultsError, match="'shortcut:no_flip'.*row 5 .*subset=occupied"):
+    rows = PROBE_ROWS + [row | {"subset": "occupied"} for row in without("shortcut:no_flip")[:5]]
+    with pytest.raises(ResultsError, match="'shortcut:no_flip'.*row 6 .*subset=occupied"):
         validate(results_frame(rows))
 
 
@@ -58,7 +60,7 @@ def test_controls_of_one_probe_do_not_serve_another():
 
 @pytest.mark.parametrize("control", ["null", "random_direction"])
 def test_an_effect_without_its_null_or_its_band_is_refused(control):
-    with pytest.raises(ResultsError, match=f"an effect without its '{control}'.*row 5 .*intervention=flip"):
+    with pytest.raises(ResultsError, match=f"an effect without its '{control}'.*row 6 .*intervention=flip"):
         validate(results_frame(without(control)))
 
 
@@ -92,6 +94,8 @@ def test_a_band_needs_twenty_draws():
     ({"layer": None}, "stream, layer or layer_end is missing"),
     ({"alpha": 1.0}, "dose without its unit"),
     ({"probe": None}, "scored, but by what"),
+    ({"p_value": 1.5, "p_adjusted": 1.0, "correction": "holm"}, "p_value is not between"),
+    ({"p_value": 0.5}, "without its correction"),
     ({"label": None}, "label is missing"),
 ])
 def test_a_row_that_lacks_something_is_refused_by_name(change, message):
@@ -106,7 +110,7 @@ def test_all_broken_rules_are_told_at_once_and_long_lists_are_cut():
 
 
 def test_the_same_key_twice_is_refused():
-    with pytest.raises(ResultsError, match="2 of 6 rows: the same key twice.*row 0 .*row 5 "):
+    with pytest.raises(ResultsError, match="2 of 7 rows: the same key twice.*row 0 .*row 6 "):
         validate(results_frame([*PROBE_ROWS, PROBE | {"value": 0.91}]))
 
 
@@ -170,9 +174,17 @@ def test_an_edited_number_and_another_version_are_refused(tmp_path):
     path.write_text(text.replace("0.9,", "0.95,"))
     with pytest.raises(ResultsError, match="damaged or was edited"):
         read_results(path)
-    path.write_text(text.replace('"schema_version": 1', '"schema_version": 99'))
+    path.write_text(text.replace('"schema_version": 2', '"schema_version": 99'))
     with pytest.raises(ResultsError, match="schema version 99"):
         read_results(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".json"])
+def test_a_table_of_version_1_is_still_read(suffix):
+    """Written before there were p-values and the control on the input alone; it may lack both."""
+    table, metadata = read_results(Path(__file__).with_name("old_results") / f"version_1{suffix}")
+    assert len(table) == 8 and "input_only" not in set(table["control"]) and table["p_value"].isna().all()
+    assert metadata == {"config": {"seed": 0}}
 
 
 def test_the_checked_in_schema_is_current_and_fits_what_is_written(tmp_path):

@@ -1,0 +1,99 @@
+"""One label with everything that fitting and scoring need: its values, its kind, its rows, its parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+from numpy import ndarray
+
+from tasks import LabelledPrompts
+
+from ._splits import Splits, disjoint_splits
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a state.
+
+    Attributes:
+        label: The scheme.
+        Y: (example, target) codes from 0, or numbers in their own units.
+        n_classes: 0 for numbers.
+        groups: Of every example; resampled together.
+        splits: Masks of the rows that are fitted, chosen on and scored.
+        targets: Names of the columns of Y.
+        subsets: Name -> mask of the cells that are scored apart.
+        where: Where in its prompt every example stands, what that and a target are called, as in `LabelledPrompts.by`.
+    """
+
+    label: str
+    Y: Shaped[ndarray, "example target"]
+    n_classes: int
+    groups: Shaped[ndarray, " example"]
+    splits: Splits
+    targets: Sequence[str]
+    where: Shaped[ndarray, " example"]
+    by: tuple[str, str] = ("pos", "target")
+    subsets: Mapping[str, Bool[ndarray, "example target"]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, prompts: LabelledPrompts, label: str, splits: Splits | None = None) -> "Question":
+        """The question of a label scheme.
+
+        Raises:
+            KeyError: No such scheme.
+            ValueError: Labels that are neither finite numbers nor codes of their classes.
+        """
+        targets = prompts.targets(label)
+        Y = prompts.examples[[f"{label}/{t}" for t in targets]].to_numpy()
+        n_classes = len(prompts.classes.get(label, ()))
+        splits = splits or disjoint_splits(prompts)
+        _check(label, Y, n_classes, prompts.classes.get(label, ()))
+        return cls(label, Y if n_classes else Y.astype(np.float64), n_classes, prompts.examples["group"].to_numpy(),
+                   splits, targets, prompts.examples[prompts.by[0]].to_numpy(), prompts.by,
+                   {name: mask for name, mask in prompts.subsets.items() if mask.shape == Y.shape})
+
+    @property
+    def metric(self) -> str:
+        """What layers and penalties are chosen by, and p-values are about."""
+        return "accuracy" if self.n_classes else "r2"
+
+    @property
+    def train(self) -> Bool[ndarray, " example"]:
+        return self.splits["train"]
+
+    @property
+    def held(self) -> Bool[ndarray, " example"]:
+        return self.splits["validation"] | self.splits["test"]
+
+    def shuffled(self, n: int, seed: int = 0) -> list["Question"]:
+        """`n` draws in which every group got the labels of another one of its split, row for row: what a group or a
+        place in the prompt gives away stays, what ties labels to states is gone. Validation and test are shuffled
+        too, so that a draw is a whole study in which nothing can be found.
+
+        Groups of different length hand on their labels cyclically. Subsets move with the labels that define them.
+        """
+        rng = np.random.default_rng([seed, 1])
+        return [self._handed_on(rng) for _ in range(n)]
+
+    def _handed_on(self, rng: np.random.Generator) -> "Question":
+        row = np.arange(len(self.Y))
+        for mask in self.splits.values():
+            there = np.flatnonzero(mask)
+            _, index, sizes = np.unique(self.groups[there], return_inverse=True, return_counts=True)
+            order, starts = np.argsort(index, kind="stable"), np.cumsum(sizes) - sizes
+            rank = np.empty(len(there), int)
+            rank[order] = np.arange(len(there)) - np.repeat(starts, sizes)
+            giver = rng.permutation(len(sizes))[index]
+            row[there] = there[order[starts[giver] + rank % sizes[giver]]]
+        return replace(self, Y=self.Y[row], subsets={name: mask[row] for name, mask in self.subsets.items()})
+
+
+def _check(label: str, Y: ndarray, n_classes: int, names: Sequence[str]) -> None:
+    if not np.issubdtype(Y.dtype, np.number) or not np.isfinite(Y.astype(np.float64)).all():
+        raise ValueError(f"labels of {label!r} must be finite numbers or codes, found {Y.dtype} with missing or other "
+                         "values; drop those examples or name classes by codes from 0")
+    if n_classes and not (0 <= Y.min() and Y.max() < n_classes and np.issubdtype(Y.dtype, np.integer)):
+        raise ValueError(f"codes of {label!r} must be integers from 0 to {n_classes - 1} ({', '.join(names)}), found "
+                         f"{Y.min()} to {Y.max()} of {Y.dtype}; check `classes` of the prompts")

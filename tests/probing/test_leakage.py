@@ -1,0 +1,67 @@
+"""A smaller set of benchmarks/leakage.py, which runs 1,000 configurations and 200 seeds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.leakage import inside_band, planting, random_configuration, shared
+from probing._splits import disjoint_splits
+from tasks import LabelledPrompts
+
+
+def test_no_group_prompt_or_state_is_shared_between_splits():
+    found = [shared(*random_configuration(seed)) for seed in range(40)]
+    swept = [f for f in found if f is not None]
+    assert len(swept) > 15 and not any(swept)
+
+
+def test_without_the_rule_the_same_configurations_do_share_states():
+    """So the test above has something to find."""
+    repeats = 0
+    for seed in range(40):
+        prompts, causal = random_configuration(seed)
+        try:
+            kept, all_rows = disjoint_splits(prompts, causal), disjoint_splits(prompts, None)
+        except ValueError:
+            continue
+        repeats += any((kept[s] != all_rows[s]).any() for s in ("validation", "test"))
+    assert repeats > 10
+
+
+@pytest.mark.parametrize("columns", [slice(0, 1), slice(3, 16)])
+def test_labels_planted_in_test_rows_change_neither_choice_nor_fit(columns):
+    for seed in range(3):
+        same, rise = planting(seed, columns)
+        assert same
+        assert columns.start > 0 or rise == 0
+
+
+def test_shuffled_labels_score_inside_the_band_of_guessing():
+    assert np.mean([inside_band(seed) for seed in range(25)]) >= 0.96
+
+
+def two_games(second):
+    tokens = torch.tensor([[1, 2, 3], second, [7, 8, 9]])
+    examples = pd.DataFrame({"prompt": [0, 0, 1, 1, 2, 2], "pos": [0, 2, 0, 2, 0, 2], "group": [0, 0, 1, 1, 2, 2],
+                             "split": ["train"] * 2 + ["test"] * 2 + ["validation"] * 2, "z/0": [0, 1] * 3})
+    return LabelledPrompts("toy", tokens, torch.tensor([3, 3, 3]), examples, {"z": ("no", "yes")})
+
+
+def test_a_held_out_row_that_repeats_a_state_is_not_scored():
+    prompts = two_games([1, 2, 4])
+    assert disjoint_splits(prompts, causal=True)["test"].tolist() == [False] * 3 + [True] + [False] * 2
+    assert disjoint_splits(prompts, causal=False)["test"].sum() == 2  # an encoder sees the rest of the prompt
+    with pytest.raises(ValueError, match="'test' of 'toy' is empty: all its 2 rows repeat states"):
+        disjoint_splits(two_games([1, 2, 3]), causal=True)
+
+
+def test_a_group_or_a_prompt_in_two_splits_is_refused():
+    prompts = two_games([1, 2, 4])
+    for column, message in (("group", "a group never straddles splits, but 1 of 2"), ("prompt", "a prompt never")):
+        examples = prompts.examples.copy()
+        examples.loc[2, column] = examples.loc[0, column]
+        if column == "group":
+            examples["group"] = examples["group"].replace({1: 0})
+        with pytest.raises(ValueError, match=message):
+            disjoint_splits(LabelledPrompts("toy", prompts.tokens, prompts.lengths, examples, prompts.classes))
