@@ -11,9 +11,11 @@ import importlib
 _NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
     "_activations": "Activations",
     "_attention": "AttentionProbe pool",
+    "_calibration": "calibration expected_calibration_error fit_platt fit_temperature",
     "_categorical": "category_hierarchy category_separation category_simplex category_vector category_vectors",
     "_causal_inner_product": "CausalInnerProduct causal_inner_product concept_cosines concept_direction project_pairs "
                              "unembedding",
+    "_cav": "CAVProbe coherence",
     "_ccs": "CCSProbe ccs_loss",
     "_circular": "CircularProbe circular_controls circular_error on_circle",
     "_compare": "compare_subspaces random_angles row_space",
