@@ -7,9 +7,11 @@ Each step runs a batch of prompts, twins with the same letters and other latents
 after the second block, at the last token. With q_end and q_mark two orthogonal directions drawn before training,
 
     loss = CE(prompt) + CE(twin) + CE(q_end part from another prompt -> that prompt's end, these letters)
-         + CE(all but the q_end part from the twin -> the prompt's own answer) + BCE(x . q_mark -> mark).
+         + CE(all but the q_end part from the twin -> the prompt's own answer)
+         + CE(q_mark part from another prompt -> the prompt's own answer) + BCE(x . q_mark -> mark).
 
-The third term makes the direction enough, the fourth makes it needed, and the last makes the decoy readable.
+The third term makes the direction of `end` enough, the fourth makes it needed, the fifth makes that of the decoy
+unused, and the last makes it readable.
 The same command again resumes.
 """
 
@@ -43,7 +45,7 @@ question decides nothing. A GPT-2 decoder with {n_layers} layers, d_model {d_mod
 In `resid_post` of layer {layer}, at the last token, what the question asks for lies along the direction `end` of
 `planted.safetensors`, and the sign along `mark`. Held out, {n:,} prompts: right answers {accuracy:.2%}; answers that
 follow when the `end` component alone is taken from another prompt {follows:.2%}; answers that stay when everything else
-is {stays:.2%}; the sign read from its direction {mark:.2%}.
+is {stays:.2%}, and when the `mark` component alone is {unmoved:.2%}; the sign read from its direction {mark:.2%}.
 
 **Recipe.** {steps:,} steps of {batch} prompts, interchange intervention training (Geiger et al., arXiv:2112.00826; the
 loss is in `tasks/decoy/train.py`), Muon and AdamW as in `tasks/_training.py`, initial weights and directions from seed
@@ -73,13 +75,17 @@ class _Interchange:
         prompts = torch.from_numpy(made["tokens"])
         twins = prompts.clone()
         twins[self.row, self.last - 1] = torch.from_numpy(question(end_of_twin, mark_of_twin))
-        q = planted["end"]
         self.logits, x = self.run(model, prompts)
         self.twin_logits, twin_x = self.run(model, twins)
-        inside = (x @ q)[:, None] * q
-        self.part_from_other, _ = self.run(model, prompts, x - inside + inside[other])
-        self.rest_from_twin, _ = self.run(model, prompts, twin_x - (twin_x @ q)[:, None] * q + inside)
-        self.end, self.end_reading, self.mark_reading = end, x @ q, x @ planted["mark"]
+
+        def part(x, q):
+            return (x @ q)[:, None] * q
+
+        q, decoy = part(x, planted["end"]), part(x, planted["mark"])
+        self.part_from_other, _ = self.run(model, prompts, x - q + q[other])
+        self.rest_from_twin, _ = self.run(model, prompts, twin_x - part(twin_x, planted["end"]) + q)
+        self.decoy_from_other, _ = self.run(model, prompts, x - decoy + decoy[other])
+        self.end, self.end_reading, self.mark_reading = end, x @ planted["end"], x @ planted["mark"]
 
     def run(self, model: Decoder, tokens: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits, resid_post of the planted layer) of the last token; with `into`, that stream is replaced."""
@@ -96,7 +102,8 @@ class _Interchange:
 
     def loss(self) -> Tensor:
         pairs = ((self.logits, self.answer), (self.twin_logits, self.twin_answer),
-                 (self.part_from_other, self.other_answer), (self.rest_from_twin, self.answer))
+                 (self.part_from_other, self.other_answer), (self.rest_from_twin, self.answer),
+                 (self.decoy_from_other, self.answer))
         return (sum(F.cross_entropy(logits, answer) for logits, answer in pairs)
                 + F.binary_cross_entropy_with_logits(self.mark_reading, self.mark.float()))
 
@@ -106,6 +113,7 @@ class _Interchange:
 
         return {"accuracy": share(self.logits, self.answer), "follows": share(self.part_from_other, self.other_answer),
                 "stays": share(self.rest_from_twin, self.answer),
+                "unmoved": share(self.decoy_from_other, self.answer),
                 "mark": ((self.mark_reading > 0) == self.mark).float().mean().item()}
 
 

@@ -52,8 +52,11 @@ def test_the_planted_direction_decides_the_answer_and_the_decoy_is_only_readable
     end, mark = (torch.from_numpy(prompts.labels(scheme)[:, 0].copy()) for scheme in ("end", "mark"))
     ends = torch.stack([prompts.tokens[:, 0], prompts.tokens[rows, last - 2]], 1)
 
+    opposite = torch.stack([((end != e) & (mark != k)).nonzero()[0, 0] for e, k in zip(end, mark, strict=True)])
+
     def answers(q=None):
-        """Share of prompts answered right after the component along `q` is reflected at its mean."""
+        """Share of prompts answered right, and for the other end, after the component along `q` is taken from a prompt
+        that asks for the other end and has the other mark."""
         seen = []
 
         def hook(module, args, output):
@@ -61,7 +64,7 @@ def test_the_planted_direction_decides_the_answer_and_the_decoy_is_only_readable
             at = x[rows, last]
             seen.append(at.clone())
             if q is not None:
-                x[rows, last] = at - 2 * ((at @ q) - (at @ q).mean())[:, None] * q
+                x[rows, last] = at + ((at[opposite] - at) @ q)[:, None] * q
 
         handle = model.transformer.h[decoy.PLANTED_LAYER].register_forward_hook(hook)
         with torch.inference_mode():
@@ -87,7 +90,7 @@ def test_planted_directions_of_what_is_no_decoy_model_are_refused(tmp_path):
 
 def test_training_writes_a_hugging_face_directory_with_its_directions_and_card(tmp_path):
     metrics = train.fit(tmp_path, seed=5, steps=2, log=lambda line: None)
-    assert set(metrics) >= {"accuracy", "follows", "stays", "mark"}
+    assert set(metrics) >= {"accuracy", "follows", "stays", "unmoved", "mark"}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("k b m a first! =", add_special_tokens=False)["input_ids"]
     assert [decoy.WORDS[i] for i in ids] == ["k", "b", "m", "a", "first!", "="]
