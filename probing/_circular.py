@@ -115,7 +115,7 @@ def circular_controls(
         read, intercept, _ = _regress(X[train], target[train], n_components)
         came[test], mean[test] = X[test] @ read.T + intercept, target[train].mean(0)
     r2 = 1 - ((target - came) ** 2).sum(0) / ((target - mean) ** 2).sum(0)
-    rows = []
+    rows: list[tuple] = []
     for i, k in enumerate(frequencies):
         cos, sin = came[:, 2 * i : 2 * i + 2].T
         t_hat = period / k * (np.arctan2(sin, cos) / (2 * np.pi))
