@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -343,9 +344,28 @@ def failures(work: Work, folder: Path, n: int | None) -> tuple[str, int]:
         if contents(cache) != wanted:
             wrong.append(f"{seen[nth]} {nth}: not the same bytes after running again")
         shutil.rmtree(cache)
+    wrong += _full_disk(work, folder / "full", wanted)
     said = ", ".join(f"{count} {name}" for name, count in sorted(told.items()))
-    return (f"{len(chosen)} of {len(seen)} operations failed in turn ({said}): {len(wrong)} not survived"
+    return (f"{len(chosen)} of {len(seen)} operations failed in turn ({said}), and the kernel refused one shard: "
+            f"{len(wrong)} not survived"
             + "".join(f"\n    {line}" for line in wrong[:10])), len(wrong)
+
+
+def _full_disk(work: Work, cache: Path, wanted: dict[str, str]) -> list[str]:
+    """The kernel itself refuses: no file may grow beyond the size of the smallest shard but one."""
+    limit = sorted(file.stat().st_size for file in (cache.parent / "counted").glob("*/*.safetensors"))[1] - 1
+
+    def run() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        work(cache)
+
+    status, text = forked(run)
+    wrong = [] if status == 3 and f"StoreError: cannot write {cache}" in text and os.strerror(errno.EFBIG) in text \
+        else [f"full disk: {status} {text}"]
+    wrong += ["full disk: damage"] if damaged(cache) else []
+    work(cache)
+    return wrong + (["full disk: not the same bytes after running again"] if contents(cache) != wanted else [])
 
 
 def _failing(work: Work, cache: Path, nth: int, code: int) -> None:

@@ -70,7 +70,8 @@ class StoreFiles:
     def open(cls: type[AnyStore], path: str | Path) -> AnyStore:
         """A store that exists, known by its folder. Nothing is written."""
         path = Path(path).expanduser().resolve()
-        identity = read_json(path / "identity.json", "this is not the folder of an activation store").get("identity")
+        head = read_json(path / "identity.json", "this is not the folder of an activation store")
+        identity = dict(head.get("identity") or {})
         if store_name(identity) != path.name:
             raise StoreError(f"{path / 'identity.json'} belongs in a folder named {store_name(identity)}, not "
                              f"{path.name}: it was changed or the folder renamed; restore it, or delete this file "

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,69 @@ def test_left_overs_of_a_killed_writer_are_removed_by_the_next(store):
     (store.path / "shard-00001.safetensors.tmp").write_bytes(b"half")
     with store.writing():
         assert not list(store.path.glob("*.tmp"))
+
+
+def test_sites_may_have_different_widths(tmp_path):
+    plan = {"n_examples": 30, "widths": [8, 20], "n_shards": 1}
+    store = Store.at(identity_of(plan=plan), tmp_path)
+    acts = {site: torch.randn(30, width) for site, width in zip(SITES, plan["widths"], strict=True)}
+    with store.writing():
+        store.write(0, acts, torch.arange(30))
+    assert all(torch.equal(store.read(site), acts[site]) for site in SITES)
+
+
+@pytest.mark.parametrize("field", ["rows", "sites", "dtype", "shard", "store", "sha256", "check"])
+def test_every_field_of_a_record_is_guarded(store, field):
+    record = json.loads(store.record_path(1).read_text())
+    changed = {**record, field: record[field][:-1] if isinstance(record[field], (str, list)) else record[field] + 1}
+    store.record_path(1).write_text(json.dumps(changed))
+    with pytest.raises(StoreError, match=r"shard-00001\.json is damaged: its own check is"):
+        store.missing()
+
+
+def test_a_store_without_its_identity_is_begun_again_and_keeps_its_shards(store):
+    before = contents(store.path)
+    (store.path / "identity.json").unlink()
+    assert store.missing() == [0, 1, 2]
+    with store.writing():
+        assert store.missing() == []
+    after = contents(store.path)
+    assert {k: v for k, v in after.items() if k.startswith("shard")} == \
+        {k: v for k, v in before.items() if k.startswith("shard")}
+    assert after["identity.json"][0] == before["identity.json"][0]
+
+
+def test_who_waited_for_a_store_that_was_removed_begins_it_anew(tmp_path):
+    store, waiting = Store.at(identity_of(), tmp_path), threading.Event()
+
+    def second():
+        with store.writing(wait=waiting.set):
+            store.write(0, {site: torch.ones(10, 8) for site in SITES}, torch.arange(10))
+
+    with store.writing():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(60)
+        shutil.rmtree(store.path)
+    thread.join()
+    assert store.missing() == [1, 2]
+
+
+def test_a_file_that_has_just_changed_is_hashed_again(store):
+    """Its time stamp may be too coarse to tell the next change."""
+    times = store.shard_path(1).stat()
+    store.read(SITES[0])
+    flip(store.shard_path(1))
+    os.utime(store.shard_path(1), ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(StoreError, match="is damaged: xxh3_128"):
+        store.read(SITES[0])
+
+
+def test_names_for_people_are_no_part_of_the_identity(tmp_path):
+    named, nameless = Store.at(identity_of(), tmp_path / "a"), Store.at(identity_of(), tmp_path / "b")
+    with named.writing(about={"model": "othello", "task": "othello"}), nameless.writing():
+        assert Store.open(named.path).identity == Store.open(nameless.path).identity
+    assert json.loads((named.path / "identity.json").read_text())["about"] == {"model": "othello", "task": "othello"}
 
 
 def test_the_cache_folder_follows_the_settings_of_the_user(monkeypatch, tmp_path):
