@@ -29,6 +29,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_irreducibility": "mixture_index separability_index",
     "_lat": "LATProbe",
     "_latent_intrinsic": "LatentIntrinsicProbe",
+    "_learning_curve": "learning_curve",
     "_logistic": "LogisticProbe fit_logistic",
     "_mdl": "online_code online_code_lengths",
     "_mlp": "MLPProbe",
@@ -38,12 +39,13 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_rankings": "rank_neurons",
     "_result_files": "read_results write_results",
     "_results": "results_frame validate",
+    "_significance": "benjamini_hochberg holm paired_difference permutation_p",
     "_sites": "Site residual_sites",
     "_sparse": "KSparseProbe monosemantic sparse_sweep",
     "_statistics": "bootstrap_mean bootstrap_ratio",
     "_structural": "StructuralProbe node_pairs",
     "_subspaces": "Subspace",
-    "_sweep": "Sweep best sweep",
+    "_sweep": "Sweep best correct_p_values sweep",
     "_v_information": "pointwise_v_information v_information",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}
