@@ -42,9 +42,9 @@ class Design:
         chosen = [s for s in prompts.schemes if s not in shortcuts] if schemes is None else list(schemes)
         codes, numbers = [], []  # of (name, values, levels or None)
         for scheme in chosen:
-            values, known = prompts.labels(scheme), prompts.classes.get(scheme)
-            for name, column in zip(prompts.targets(scheme), values.T, strict=True):
-                (codes if known else numbers).append((f"{scheme}/{name}", column, len(known or ())))
+            known = prompts.classes.get(scheme)
+            for name in (f"{scheme}/{target}" for target in prompts.targets(scheme)):
+                (codes if known else numbers).append((name, prompts.examples[name].to_numpy(), len(known or ())))
         for name in nuisance:
             found, column = np.unique(prompts.examples[name].to_numpy(), return_inverse=True)
             codes.append((name, column, found.tolist()))
@@ -60,17 +60,38 @@ class Design:
                    (*names, *(name for name, _, _ in numbers)))
 
     @property
-    def shift(self) -> Float[ndarray, " column"]:
-        """What moments subtract for precision: the mean of numbers, nothing from counts."""
-        return np.concatenate([np.zeros(sum(self.levels)), self.numbers.mean(0)])
+    def kept(self) -> Int[ndarray, " kept"]:
+        """The columns that `block` writes out: all but the first class of every target that is labelled throughout,
+        which is 1 minus the others. With three classes this saves a third of the products."""
+        first = np.cumsum([0, *self.levels])[:-1]
+        return np.setdiff1d(np.arange(len(self.columns)), first[(self.codes >= 0).all(0)])
 
-    def block(self, rows: Int[ndarray, " row"]) -> Float[ndarray, "row column"]:
-        """The design matrix of these examples."""
-        block = np.zeros((len(rows), len(self.columns)))
-        codes, start = self.codes[rows], np.cumsum([0, *self.levels[:-1]]) if self.levels else np.zeros(0, int)
-        row, code = np.nonzero(codes >= 0)
-        block[row, start[code] + codes[row, code]] = 1
-        block[:, sum(self.levels) :] = self.numbers[rows]
+    def completion(self) -> tuple[Float[ndarray, "column kept"], Float[ndarray, " column"]]:
+        """(E, b) with all columns = E kept + b."""
+        kept = self.kept
+        E, b = np.eye(len(self.columns))[:, kept], np.zeros(len(self.columns))
+        start = 0
+        for levels in self.levels:
+            if start not in kept:
+                E[start], b[start] = -((kept > start) & (kept < start + levels)).astype(float), 1
+            start += levels
+        return E, b
+
+    @property
+    def shift(self) -> Float[ndarray, " kept"]:
+        """What moments subtract for precision: the mean of numbers, nothing from counts."""
+        return np.concatenate([np.zeros(sum(self.levels)), self.numbers.mean(0)])[self.kept]
+
+    def block(self, rows: Int[ndarray, " row"]) -> Float[ndarray, "row kept"]:
+        """The kept columns of these examples."""
+        place = np.full(len(self.columns) + 1, len(self.columns))  # where a column goes; those not kept, to the end
+        place[self.kept] = np.arange(len(self.kept))
+        first = np.cumsum([0, *self.levels])[:-1]
+        codes = self.codes[rows]
+        block = np.zeros((len(rows), len(self.columns) + 1))
+        np.put_along_axis(block, place[np.where(codes >= 0, first + codes, -1)], 1.0, axis=1)
+        block = block[:, : len(self.kept)]
+        block[:, len(self.kept) - self.numbers.shape[1] :] = self.numbers[rows]
         return block
 
 

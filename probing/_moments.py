@@ -69,19 +69,19 @@ class Moments:
         Raises:
             ValueError: Labels or folds are missing or do not fit the names given at the start.
         """
-        X, labels = torch.as_tensor(X), self._labels(len(X), Y)
-        block = LabelBlock(labels, self._fold(len(X), fold), len(self.folds))
+        X, labels, fold = torch.as_tensor(X), self._labels(len(X), Y), self._fold(len(X), fold)
         if len(X):
-            self._start(X, labels)
+            if self.label_shift is None:
+                self.label_shift = labels.mean(0).round()
+            block = LabelBlock(labels, self.label_shift, fold, len(self.folds), float64_device(X))
             self.add_activations(X, block)
             self.add_labels(block)
         return self
 
     def add_activations(self, X: Num[Tensor, "row d_model"], block: "LabelBlock") -> None:
         """The part of an update that needs activations; `add_labels` is the other. Sites share a block's labels."""
-        self._start(X, block.labels)
-        u = X.to(self.shift.device)[block.order.to(self.shift.device)].double().sub_(self.shift)
-        v = block.sorted.to(u.device) - self.label_shift.to(u.device)
+        self._start(X)
+        u, v = torch.sub(X.to(self.shift.device)[block.order], self.shift), block.labels
         for fold, rows in block.slices():
             one_fold, square = u[rows], torch.linalg.vector_norm(u[rows], dim=1).square_()
             self.x[fold] += one_fold.sum(0)
@@ -92,11 +92,24 @@ class Moments:
                 self.xy[fold].addmm_(one_fold.T, v[rows])
 
     def add_labels(self, block: "LabelBlock") -> None:
-        v = block.sorted.to(self.shift.device) - self.label_shift.to(self.shift.device)
+        v = block.labels
         n, y, yy = (torch.zeros_like(s) for s in (self.n, self.y, self.yy))
         for fold, rows in block.slices():
             n[fold], y[fold], yy[fold] = len(v[rows]), v[rows].sum(0), _gram(v[rows])
         self.n, self.y, self.yy = self.n + n, self.y + y, self.yy + yy  # new tensors: sites may share the old ones
+
+    def map_labels(self, E: Float[Tensor, "new column"], b: Float[Tensor, " new"],
+                   columns: Sequence[str]) -> "Moments":
+        """Moments of the labels E y + b, named `columns`; the activations' sums are shared, not copied."""
+        mapped = Moments(columns, self.folds)
+        if self.shift is None:
+            return mapped
+        E, b = E.to(self.shift.device), b.to(self.shift.device)
+        mapped.shift, mapped.label_shift = self.shift, E @ self.label_shift + b
+        for name in ("n", "x", "xx", "third", "fourth"):
+            setattr(mapped, name, getattr(self, name))
+        mapped.xy, mapped.y, mapped.yy = self.xy @ E.T, self.y @ E.T, E @ self.yy @ E.T
+        return mapped
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of the rows of both, as new moments; the shift is that of the first.
@@ -184,31 +197,28 @@ class Moments:
                                  "Moments.save writes such files")
             moments = cls(json.loads(header["columns"]), json.loads(header["folds"]))
             for name in (*SUMS, "shift", "label_shift"):
-                setattr(moments, name, file.get_tensor(name))
+                setattr(moments, name, file.get_tensor(name).clone())  # aligned: products depend on it, in the last bit
         return moments
 
     def __repr__(self) -> str:
         return (f"Moments({self.n_rows} rows x {self.d_model or '?'}, {len(self.columns)} label columns, "
                 f"folds {', '.join(self.folds)})")
 
-    def _start(self, X: Tensor, labels: Tensor) -> None:
-        """Fix the shifts and the shapes at the first rows."""
+    def _start(self, X: Tensor) -> None:
+        """Fix the shift and the shapes at the first rows."""
         if self.shift is not None:
             if X.shape[1] != len(self.shift):
                 raise ValueError(f"activations have width {X.shape[1]}, these moments {len(self.shift)}; one site each")
             return
-        device = torch.device("cpu") if X.device.type == "mps" else X.device  # which has no float64
-        self.shift = X.to(device).double().mean(0)
-        if self.label_shift is None:
-            self.label_shift = labels.double().mean(0).round()
-        self.label_shift = self.label_shift.to(device)
+        device = float64_device(X)
+        self.shift, self.label_shift = X.to(device).double().mean(0), self.label_shift.to(device)
         folds, d, m = len(self.folds), X.shape[1], len(self.columns)
         shapes = dict(n=(), x=(d,), xx=(d, d), fourth=(), third=(d,), xy=(d, m), y=(m,), yy=(m, m))
         for name, shape in shapes.items():
             setattr(self, name, torch.zeros(folds, *shape, dtype=torch.float64, device=device))
 
     def _labels(self, n: int, Y) -> Tensor:
-        labels = torch.zeros(n, 0) if Y is None else torch.as_tensor(Y)
+        labels = torch.zeros(n, 0) if Y is None else torch.as_tensor(Y).cpu()
         if labels.shape != (n, len(self.columns)):
             raise ValueError(f"labels must be ({n} rows, {len(self.columns)} columns), as the activations and the "
                              f"names of columns say, not {tuple(labels.shape)}")
@@ -217,18 +227,19 @@ class Moments:
     def _fold(self, n: int, fold) -> Tensor:
         if fold is None and len(self.folds) > 1:
             raise ValueError(f"these moments have folds {', '.join(self.folds)}; say which fold each row belongs to")
-        return torch.zeros(n, dtype=torch.long) if fold is None else torch.as_tensor(fold).long()
+        return torch.zeros(n, dtype=torch.long) if fold is None else torch.as_tensor(fold).cpu().long()
 
 
 class LabelBlock:
-    """Labels of a batch, sorted by fold; shared by all sites that are read in it."""
+    """Labels of a batch less their shift, sorted by fold; shared by all sites that are read in it."""
 
-    def __init__(self, labels: Float[Tensor, "row column"], fold: Int[Tensor, " row"], n_folds: int):
+    def __init__(self, labels: Float[Tensor, "row column"], shift: Float[Tensor, " column"],
+                 fold: Int[Tensor, " row"], n_folds: int, device: torch.device | None = None):
         if len(fold) != len(labels) or len(fold) and not 0 <= int(fold.min()) <= int(fold.max()) < n_folds:
             raise ValueError(f"folds are {len(labels)} indices from 0 to {n_folds - 1}, not {fold.tolist()[:5]}")
-        self.labels, self.order = labels, fold.argsort(stable=True)
-        self.sorted = labels[self.order.to(labels.device)]
-        self.counts = torch.bincount(fold, minlength=n_folds).tolist()
+        order = fold.argsort(stable=True)
+        self.labels = (labels[order] - shift.to(labels.device)).to(device)
+        self.order, self.counts = order.to(device), torch.bincount(fold, minlength=n_folds).tolist()
 
     def slices(self) -> Iterator[tuple[int, slice]]:
         """(fold, its rows in sorted order) of every fold that has rows."""
@@ -257,6 +268,11 @@ def shift_sums(sums: dict[str, Tensor], dx: Float[Tensor, " d_model"],
         "y": y + nx * dy,
         "yy": sums["yy"] + y[:, :, None] * dy + dy[:, None] * y[:, None] + ny * torch.outer(dy, dy),
     }
+
+
+def float64_device(X: Tensor) -> torch.device:
+    """Where X is, or the CPU if that has no float64."""
+    return torch.device("cpu") if X.device.type == "mps" else X.device
 
 
 def _gram(u: Float[Tensor, "row dim"]) -> Float[Tensor, "dim dim"]:
