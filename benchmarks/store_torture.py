@@ -223,13 +223,13 @@ def _killed(work: Work, cache: Path, point: str, rng: random.Random) -> tuple[in
         return forked(run)
     heard, told = os.pipe()
     pid, pipe = spawn(lambda: work(cache, progress=lambda done, total: os.write(told, b".") and None) and None)
+    os.close(told)  # so that the end of the process is the end of what it tells
     for _ in range(rng.randint(1, 24)):
         os.read(heard, 1)
+    os.close(heard)
     time.sleep(rng.random() * 0.005)
     os.kill(pid, signal.SIGKILL)
-    code = finish(pid, pipe)
-    os.close(heard), os.close(told)
-    return code
+    return finish(pid, pipe)
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
