@@ -226,9 +226,9 @@ def _killed(work: Work, cache: Path, point: str, rng: random.Random) -> tuple[in
     os.close(told)  # so that the end of the process is the end of what it tells
     for _ in range(rng.randint(1, 24)):
         os.read(heard, 1)
-    os.close(heard)
     time.sleep(rng.random() * 0.005)
     os.kill(pid, signal.SIGKILL)
+    os.close(heard)
     return finish(pid, pipe)
 
 
