@@ -51,6 +51,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_sites": "Site residual_sites",
     "_sparse": "KSparseProbe monosemantic sparse_sweep",
     "_statistics": "bootstrap_mean bootstrap_ratio",
+    "_store_files": "StoreError",
     "_stream": "StreamedMoments stream",
     "_structural": "StructuralProbe node_pairs",
     "_subspaces": "Subspace",
