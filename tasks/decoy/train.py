@@ -8,10 +8,11 @@ after the second block, at the last token. With q_end and q_mark two orthogonal 
 
     loss = CE(prompt) + CE(twin) + CE(q_end part from another prompt -> that prompt's end, these letters)
          + CE(all but the q_end part from the twin -> the prompt's own answer)
-         + CE(q_mark part from another prompt -> the prompt's own answer) + BCE(x . q_mark -> mark).
+         + CE(q_mark part from another prompt -> the prompt's own answer)
+         + BCE(x . q_end -> end) + BCE(x . q_mark -> mark).
 
 The third term makes the direction of `end` enough, the fourth makes it needed, the fifth makes that of the decoy
-unused, and the last makes it readable.
+unused, and the last two make both readable.
 The same command again resumes.
 """
 
@@ -45,7 +46,8 @@ question decides nothing. A GPT-2 decoder with {n_layers} layers, d_model {d_mod
 In `resid_post` of layer {layer}, at the last token, what the question asks for lies along the direction `end` of
 `planted.safetensors`, and the sign along `mark`. Held out, {n:,} prompts: right answers {accuracy:.2%}; answers that
 follow when the `end` component alone is taken from another prompt {follows:.2%}; answers that stay when everything else
-is {stays:.2%}, and when the `mark` component alone is {unmoved:.2%}; the sign read from its direction {mark:.2%}.
+is {stays:.2%}, and when the `mark` component alone is {unmoved:.2%}; read along
+their directions, the end {end:.2%} and the sign {mark:.2%}.
 
 **Recipe.** {steps:,} steps of {batch} prompts, interchange intervention training (Geiger et al., arXiv:2112.00826; the
 loss is in `tasks/decoy/train.py`), Muon and AdamW as in `tasks/_training.py`, initial weights and directions from seed
@@ -69,7 +71,6 @@ class _Interchange:
         end, (end_of_twin, mark_of_twin) = torch.from_numpy(made["end"]), rng.integers(0, 2, (2, n))
         ends = torch.from_numpy(np.stack([made["first"], made["last"]], 1))
         other = torch.from_numpy(rng.permutation(n))
-        self.mark = torch.from_numpy(made["mark"])
         self.answer, self.twin_answer, self.other_answer = (
             ends[self.row, e] for e in (end, torch.from_numpy(end_of_twin), end[other]))
         prompts = torch.from_numpy(made["tokens"])
@@ -85,7 +86,7 @@ class _Interchange:
         self.part_from_other, _ = self.run(model, prompts, x - q + q[other])
         self.rest_from_twin, _ = self.run(model, prompts, twin_x - part(twin_x, planted["end"]) + q)
         self.decoy_from_other, _ = self.run(model, prompts, x - decoy + decoy[other])
-        self.end, self.end_reading, self.mark_reading = end, x @ planted["end"], x @ planted["mark"]
+        self.readings = [(x @ planted["end"], end), (x @ planted["mark"], torch.from_numpy(made["mark"]))]
 
     def run(self, model: Decoder, tokens: Tensor, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits, resid_post of the planted layer) of the last token; with `into`, that stream is replaced."""
@@ -104,17 +105,17 @@ class _Interchange:
         pairs = ((self.logits, self.answer), (self.twin_logits, self.twin_answer),
                  (self.part_from_other, self.other_answer), (self.rest_from_twin, self.answer),
                  (self.decoy_from_other, self.answer))
-        return (sum(F.cross_entropy(logits, answer) for logits, answer in pairs)
-                + F.binary_cross_entropy_with_logits(self.mark_reading, self.mark.float()))
+        causal = sum(F.cross_entropy(logits, answer) for logits, answer in pairs)
+        return causal + sum(F.binary_cross_entropy_with_logits(x, code.float()) for x, code in self.readings)
 
     def metrics(self) -> dict[str, float]:
         def share(logits, answer):
             return (logits.argmax(-1) == answer).float().mean().item()
 
+        end, mark = (((x > 0) == code).float().mean().item() for x, code in self.readings)
         return {"accuracy": share(self.logits, self.answer), "follows": share(self.part_from_other, self.other_answer),
                 "stays": share(self.rest_from_twin, self.answer),
-                "unmoved": share(self.decoy_from_other, self.answer),
-                "mark": ((self.mark_reading > 0) == self.mark).float().mean().item()}
+                "unmoved": share(self.decoy_from_other, self.answer), "end": end, "mark": mark}
 
 
 def fit(out: Path, seed: int = 0, steps: int = STEPS, log=print) -> dict:
@@ -131,19 +132,11 @@ def fit(out: Path, seed: int = 0, steps: int = STEPS, log=print) -> dict:
 
     metrics = train(model, lambda m, step: _Interchange(m, step, BATCH, TRAIN_SEED + 10 * seed, planted).loss(), steps,
                     out, evaluate, save=lambda m, folder, _: save_gpt2(m, folder, tokenizer), every=100, log=log)
-    save_file(_oriented(model, planted), out / "planted.safetensors")
+    save_file(planted, out / "planted.safetensors")
     (out / "planted.safetensors").chmod(0o644)
     (out / "README.md").write_text(CARD.format(**SHAPE, **metrics | {"steps": steps}, name=out.name, n=2048,
                                                layer=PLANTED_LAYER, batch=BATCH, seed=seed))
     return metrics
-
-
-@torch.inference_mode()
-def _oriented(model: Decoder, planted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`end` on the side of the second class; training leaves its sign open."""
-    run = _Interchange(model, 0, 2048, HELD_OUT_SEED, planted)
-    second = run.end_reading[run.end == 1].mean() > run.end_reading[run.end == 0].mean()
-    return planted if second else {**planted, "end": -planted["end"]}
 
 
 def main(argv: list[str] | None = None) -> None:

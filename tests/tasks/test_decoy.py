@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tasks
@@ -76,7 +75,7 @@ def test_the_planted_direction_decides_the_answer_and_the_decoy_is_only_readable
     assert right > 0.99
     for scheme, codes in (("end", end), ("mark", mark)):
         read = x @ truth[scheme]
-        assert roc_auc_score(codes, read) > 0.99
+        assert ((read > 0) == codes).float().mean() > 0.99
     assert answers(truth["end"])[1] > 0.99  # enough: the answer follows
     assert answers(truth["mark"])[0] > 0.99  # and nothing follows the decoy
 
@@ -90,10 +89,10 @@ def test_planted_directions_of_what_is_no_decoy_model_are_refused(tmp_path):
 
 def test_training_writes_a_hugging_face_directory_with_its_directions_and_card(tmp_path):
     metrics = train.fit(tmp_path, seed=5, steps=2, log=lambda line: None)
-    assert set(metrics) >= {"accuracy", "follows", "stays", "unmoved", "mark"}
+    assert set(metrics) >= {"accuracy", "follows", "stays", "unmoved", "end", "mark"}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("k b m a first! =", add_special_tokens=False)["input_ids"]
     assert [decoy.WORDS[i] for i in ids] == ["k", "b", "m", "a", "first!", "="]
     assert AutoModelForCausalLM.from_pretrained(tmp_path)(torch.tensor([ids])).logits.shape == (1, 6, len(decoy.WORDS))
-    assert torch.equal(decoy.planted(tmp_path)["end"].abs(), train.directions(5)["end"].abs())
+    assert torch.equal(decoy.planted(tmp_path)["end"], train.directions(5)["end"])
     assert "Held out, 2,048 prompts" in (tmp_path / "README.md").read_text()
