@@ -178,18 +178,23 @@ class Rows:
                 continue
             step = max(1, _FLOATS // (size * (size + len(self.values) + self.Y.shape[1])))
             for start in range(0, len(members), step):
-                errors += self._solve(members[start : start + step], alphas)
+                errors += self.errors_without(members[start : start + step], alphas)
         return errors
 
-    def _solve(self, members: Int[ndarray, "group member"], alphas: Float[ndarray, " alpha"]) -> Errors:
-        Q, Y = self.Q[members], self.Y[members]
-        errors = np.empty((len(alphas), Y.shape[-1]))
+    def errors_without(self, members: Int[ndarray, "group member"], alphas: Float[ndarray, " alpha"]) -> Errors:
+        """Summed over groups of equal size, each given by its rows, through its block of the hat matrix."""
+        (n_groups, size), flat = members.shape, members.ravel()
+        Q, Y, grouped = self.Q[flat], self.Y[flat], self.Q[members]
+        errors = np.empty((len(alphas), Y.shape[1]))
         for i, alpha in enumerate(alphas):
             f = _inverse(self.values, alpha)
-            left = np.eye(members.shape[1]) - (Q * f) @ Q.mT - self.bias
             gap = Y - Q @ (f[:, None] * self.cross)
-            out = gap / left if members.shape[1] == 1 else np.linalg.solve(left, gap)
-            errors[i] = (out.reshape(-1, out.shape[-1]) ** 2).sum(0)
+            if size == 1:
+                out = gap / (1 - Q**2 @ f - self.bias)[:, None]
+            else:
+                left = np.eye(size) - (grouped * f) @ grouped.mT - self.bias
+                out = np.linalg.solve(left, gap.reshape(n_groups, size, -1))
+            errors[i] = (out.reshape(gap.shape) ** 2).sum(0)
         return errors
 
     def _subtract(self, rows: Int[ndarray, " member"], alphas: Float[ndarray, " alpha"]) -> Errors:
