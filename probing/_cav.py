@@ -26,7 +26,7 @@ class CAVProbe(LinearPair, ClassifierMixin, BaseEstimator):
         size: Examples of a random set; as many as the concept has, at most half the pool, unless given. Sets are
             disjoint where the pool has `repeats * size` examples.
         C: Inverse L2 penalty in standard deviations of X, as in LogisticProbe; both sides of a CAV weigh the same.
-        tol: Certified relative gap of every fit.
+        tol: Certified relative gap of every fit. Small sets are separable and slow to certify more tightly.
         seed: Of the random sets.
 
     Attributes:
@@ -42,7 +42,7 @@ class CAVProbe(LinearPair, ClassifierMixin, BaseEstimator):
     Source: Kim et al., arXiv:1711.11279; the placebo is ours.
     """
 
-    def __init__(self, repeats=20, placebos=5, size=None, C=1.0, tol=1e-6, seed=0):
+    def __init__(self, repeats=20, placebos=5, size=None, C=1.0, tol=1e-4, seed=0):
         self.repeats, self.placebos, self.size, self.C, self.tol, self.seed = repeats, placebos, size, C, tol, seed
 
     def fit(self, X, y):
