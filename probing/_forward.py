@@ -171,11 +171,19 @@ def choose_reader(model, sites: Sequence[Site], inputs: dict[str, Tensor], take:
         try:
             plain = plain_reader(model, sites, attention)
             came = plain.read(inputs, take)
-        except (_NoTwin, RuntimeError, TypeError, ValueError, AttributeError, KeyError):
+        except (_NoTwin, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise  # the road must not depend on what else is in memory
             continue  # not a fallback in the result: the bridge is the definition, the plain road only a shortcut
         if all(_agree(came[site], wanted[site]) for site in sites):
             return plain, widths
     return bridge, widths
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch has a class of its own for accelerators; its allocator on the CPU raises a bare RuntimeError."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error).lower() for w in words)
 
 
 def _agree(came: Tensor, wanted: Tensor) -> bool:

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tasks import LabelledPrompts
 
 from ._ahead import in_order
-from ._forward import Kept, Reader, choose_reader
+from ._forward import Kept, Reader, choose_reader, is_out_of_memory
 from ._identity import is_causal
 from ._models import check_fits, check_numerics, check_site
 from ._plan import Batch, plan_batches, sample_batch
@@ -111,7 +111,8 @@ class Reading:
                     yield group
             if todo:  # the group at which memory ran out is the first of them
                 advance(-sum(len(batch.prompts) for batch in group.batches[: len(group.kept)]))
-                self._refuse_single(group.batches[len(group.kept)])
+                if len((batch := group.batches[len(group.kept)]).prompts) == 1:
+                    raise _too_much(batch, self.device)
                 least = group.halved + 1
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()  # else the smaller batch finds what is free in pieces
@@ -127,7 +128,7 @@ class Reading:
                 kept = own.read(batch.inputs(self.prompts, self.causal, self.device), batch.take(self.device))
                 return {site: _finite(kept[site], kept[site].to(device, dtype), site, batch) for site in self.sites}
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             return None
 
@@ -146,12 +147,6 @@ class Reading:
         threads = torch.get_num_threads()
         return threads if threads > 1 else 0
 
-    def _refuse_single(self, batch: Batch) -> None:
-        if len(batch.prompts) == 1:
-            raise MemoryError(f"no memory for prompt {int(batch.prompts[0])} alone, {batch.width} tokens on "
-                              f"{self.device}: shorten the prompts, read fewer sites, load the model in a narrower "
-                              "dtype (load_model(name, dtype='bfloat16')), or spread it with device_map='auto'")
-
 
 def plan_reading(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[Site] | None,
                  batch_size: int | None, pool: Pool) -> Reading:
@@ -162,9 +157,16 @@ def plan_reading(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequ
     """
     sites = _checked(model, prompts, sites, pool)
     batches = plan_batches(prompts, causal := is_causal(model), batch_size, pool)
-    few, device = sample_batch(batches, prompts), torch.device(model.cfg.device)
-    reader, widths = choose_reader(model, sites, few.inputs(prompts, causal, device), few.take(device))
-    return Reading(prompts, sites, widths, batches, causal, device, reader)
+    device = torch.device(model.cfg.device)
+    for n in (3, 2, 1):
+        few = sample_batch(batches, prompts, n)
+        try:
+            reader, widths = choose_reader(model, sites, few.inputs(prompts, causal, device), few.take(device))
+            return Reading(prompts, sites, widths, batches, causal, device, reader)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+    raise _too_much(few, device)
 
 
 def _checked(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequence[Site] | None,
@@ -200,10 +202,10 @@ def _fill(group: Group, ahead: Iterator[Kept | None], advance: Progress) -> bool
     return True
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class of its own for accelerators; its allocator on the CPU raises a bare RuntimeError."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error).lower() for w in words)
+def _too_much(batch: Batch, device: torch.device) -> MemoryError:
+    return MemoryError(f"no memory for prompt {int(batch.prompts[0])} alone, {batch.width} tokens on {device}: shorten "
+                       "the prompts, read fewer sites, load the model in a narrower dtype (load_model(name, "
+                       "dtype='bfloat16')), or spread it with device_map='auto'")
 
 
 def _finite(acts: Tensor, kept: Tensor, site: Site, batch: Batch) -> Tensor:
