@@ -53,23 +53,22 @@ def certify(stack: Stack, V: Tensor, lam: Tensor, tol: float) -> tuple[Tensor, T
 
 def _sums(stack: Stack, V: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Over all rows: losses, entropies, curvature of the bias, and w (p - y) x', w y x', w x of every column."""
-    (k, J, dim), cols = V.shape, torch.arange(len(V), device=V.device)
+    k, J, dim = V.shape
     loss, entropy, curvature = V.new_zeros(k), V.new_zeros(k), V.new_zeros(k, J, J)
-    G, labels, total = V.new_zeros(J * k, dim), V.new_zeros(J * k, dim), V.new_zeros(k, dim)
-    for rows, z, y, planes, log_sum, p in stack.blocks(V, cols):
-        w = stack.row_weights(rows, y, cols)
+    G, labels, total = V.new_zeros(k, J, dim), V.new_zeros(k, J, dim), V.new_zeros(k, dim)
+    for rows, z, y, scores, log_sum, planes in stack.blocks(V):
+        w = stack.row_weights(rows, y)
         w = torch.ones_like(log_sum) if w is None else w
-        hits = torch.stack([y == j + 1 for j in range(J)], 1).to(V.dtype)
-        scores = torch.stack(planes, 1)
-        loss += (w * (log_sum - (scores * hits).sum(1))).sum(0)
-        entropy += (w * (log_sum - (scores * p).sum(1))).sum(0)
-        weighed = (p * w[:, None]).permute(2, 1, 0)
-        curvature += torch.diag_embed(weighed.sum(2)) - weighed @ p.permute(2, 0, 1)
-        G.addmm_(((p - hits) * w[:, None]).view(len(z), -1).T, z)
-        labels.addmm_((hits * w[:, None]).view(len(z), -1).T, z)
-        total.addmm_(w.T, z)
-    return loss, entropy, curvature, _by_column(G, k), _by_column(labels, k), total
-
-
-def _by_column(flat: Tensor, k: int) -> Tensor:
-    return flat.view(-1, k, flat.shape[1]).transpose(0, 1)
+        entropy += (w * log_sum).sum(0)
+        loss += (w * log_sum).sum(0)
+        for j, (score, p) in enumerate(zip(scores, planes, strict=True)):
+            hit = (y == j + 1).to(V.dtype)
+            loss -= (w * score * hit).sum(0)
+            entropy -= (w * score * p).sum(0)
+            G[:, j] += (w * (p - hit)).T @ z
+            labels[:, j] += (w * hit).T @ z
+            curvature[:, j, j] += (w * p).sum(0)
+            for i, other in enumerate(planes):
+                curvature[:, i, j] -= (w * p * other).sum(0)
+        total += w.T @ z
+    return loss, entropy, curvature, G, labels, total

@@ -11,18 +11,19 @@ separable column is seen through the few rows which still matter to it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ._whitening import Standardised
 
-ROWS = 2048  # per block: the scores of 64 columns stay in the cache
+ROWS = 4096  # per block: the scores of 64 columns stay in the cache
 _HISTORY = 20
 _SAMPLE = 24  # rows of the sampled Hessian per dimension; with 16 a third more passes, with 8 three times as many
 _WORTH = 64  # passes that one sampled Hessian may cost; beyond, the average curvature is the metric
 _FIRST, _EVERY, _FALL = 4, 6, 30  # a metric is renewed after 6 steps in which the gap fell by less than 30
+_GATHER = 2**22  # numbers of the sampled rows that are gathered at a time, to stay in the cache
 _PATIENCE = 12  # steps without a smaller gap
 
 
@@ -53,82 +54,84 @@ class Stack:
     replicate: Tensor | None = None
     class_weight: Tensor | None = None
 
-    def blocks(self, V: Tensor, cols: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, list[Tensor], Tensor, Tensor]]:
-        """(rows, z, codes, score planes, loss up to the label's score, probabilities (row, class, column))."""
-        flat = V.transpose(0, 1).reshape(-1, V.shape[-1])
-        whole = len(cols) == self.codes.shape[1]
+    def columns(self, which: Tensor) -> "Stack":
+        """The problems of some columns; `which` is a mask or indices."""
+        return replace(self, codes=self.codes[:, which], penalty=self.penalty[which],
+                       replicate=None if self.replicate is None else self.replicate[which],
+                       class_weight=None if self.class_weight is None else self.class_weight[which])
+
+    def blocks(self, V: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, list[Tensor], Tensor, list[Tensor]]]:
+        """Rows, z, codes, scores, log-sum-exp of the scores, probabilities; the last three (row, column), and scores
+        and probabilities one such plane for every class but the reference."""
+        weights = V.transpose(0, 1)
         for start in range(0, len(self.Z), ROWS):
             rows = slice(start, start + ROWS)
-            z, y = self.Z[rows], self.codes[rows] if whole else self.codes[rows][:, cols]
-            scores = (z @ flat.T).view(len(z), -1, len(cols))
-            planes = [scores[:, j].clone() for j in range(scores.shape[1])]
-            top = planes[0].clamp(min=0)
-            for plane in planes[1:]:
+            z = self.Z[rows]
+            scores = [z @ v.T for v in weights]
+            top = scores[0].clamp(min=0)
+            for plane in scores[1:]:
                 torch.maximum(top, plane, out=top)
+            p = [(plane - top).exp_() for plane in scores]
             total = (-top).exp_()
-            for j, plane in enumerate(planes):
-                torch.exp(plane - top, out=scores[:, j])
-                total += scores[:, j]
-            scores /= total[:, None]
-            yield rows, z, y, planes, total.log_().add_(top), scores
+            for plane in p:
+                total += plane
+            inverse = total.reciprocal()
+            yield rows, z, self.codes[rows], scores, total.log_().add_(top), [plane.mul_(inverse) for plane in p]
 
-    def row_weights(self, rows: slice, y: Tensor, cols: Tensor) -> Tensor | None:
+    def row_weights(self, rows: slice, y: Tensor) -> Tensor | None:
         """(row, column), or None for ones."""
         w = None
         if self.weights is not None and self.replicate is not None:
-            w = self.weights[rows][:, self.replicate[cols]]
+            w = self.weights[rows][:, self.replicate]
         if self.class_weight is not None:
-            by_class = self.class_weight[cols].T.gather(0, y.long())
+            by_class = self.class_weight.T.gather(0, y.long())
             w = by_class if w is None else w * by_class
         return w
 
-    def evaluate(self, V: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, V: Tensor) -> tuple[Tensor, Tensor]:
         """Objective (column,) in float64 and gradient (column, K-1, dim)."""
-        loss = torch.zeros(len(cols), dtype=torch.float64, device=V.device)
-        grad = V.new_zeros(V.shape[1] * len(cols), V.shape[2])
-        for rows, z, y, planes, nll, residual in self.blocks(V, cols):
-            for j, plane in enumerate(planes):
+        loss = torch.zeros(len(V), dtype=torch.float64, device=V.device)
+        grad = V.new_zeros(V.shape[1], len(V), V.shape[2])
+        for rows, z, y, scores, nll, p in self.blocks(V):
+            w = self.row_weights(rows, y)
+            for j, (plane, residual) in enumerate(zip(scores, p, strict=True)):
                 hit = (y == j + 1).to(V.dtype)
-                residual[:, j] -= hit
                 nll -= plane.mul_(hit)
-            if (w := self.row_weights(rows, y, cols)) is not None:
-                nll *= w
-                residual *= w[:, None]
-            loss += nll.sum(0, dtype=torch.float64)
-            grad.addmm_(residual.view(len(z), -1).T, z)
-        n, pull = len(self.Z), coupling(self.n_classes, V) @ V * self.penalty[cols][:, None]
-        grad = grad.view(-1, len(cols), V.shape[2]).transpose(0, 1) / n + pull
-        return loss / n + 0.5 * _dot(V, pull), grad
+                residual -= hit
+                grad[j].addmm_((residual if w is None else residual.mul_(w)).T, z)
+            loss += (nll if w is None else nll.mul_(w)).sum(0, dtype=torch.float64)
+        n, pull = len(self.Z), coupling(self.n_classes, V) @ V * self.penalty[:, None]
+        return loss / n + 0.5 * _dot(V, pull), grad.transpose(0, 1) / n + pull
 
-    def gap(self, grad: Tensor, cols: Tensor) -> Tensor:
+    def gap(self, grad: Tensor) -> Tensor:
         """1/2 g' (P penalty)^-1 g of every column: the duality gap, an upper bound on what is left to gain.
 
         The bias has no penalty; its gradient counts as if it had the smallest one. `certify` does without that.
         """
-        g, penalty = grad.double(), self.penalty[cols].double()
+        g, penalty = grad.double(), self.penalty.double()
         least = penalty.where(penalty > 0, torch.inf).amin(1, keepdim=True)
         inverse = torch.linalg.inv(coupling(self.n_classes, g))
         return 0.5 * ((inverse @ g) * g / penalty.where(penalty > 0, least)[:, None]).sum((1, 2))
 
-    def curvature(self, V: Tensor, cols: Tensor) -> Tensor:
+    def curvature(self, V: Tensor) -> Tensor:
         """Mean of w (diag(p) - p p') over the rows, (column, K-1, K-1)."""
-        total = V.new_zeros(len(cols), V.shape[1], V.shape[1])
-        for rows, _, y, _, _, p in self.blocks(V, cols):
-            w = self.row_weights(rows, y, cols)
-            weighed = (p if w is None else p * w[:, None]).permute(2, 1, 0)
-            total += torch.diag_embed(weighed.sum(2)) - weighed @ p.permute(2, 0, 1)
+        total = V.new_zeros(len(V), V.shape[1], V.shape[1])
+        for rows, _, y, _, _, planes in self.blocks(V):
+            p, w = torch.stack(planes).permute(2, 0, 1), self.row_weights(rows, y)
+            weighed = p if w is None else p * w.T[:, None]
+            total += torch.diag_embed(weighed.sum(2)) - weighed @ p.mT
         return total / len(self.Z)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() * b.double()).sum((1, 2))
+    return (a * b).sum((1, 2), dtype=torch.float64)
 
 
 class AverageMetric:
     """Newton's metric if every row had the same curvature A: A x I + P x penalty. Exact at zero weights."""
 
-    def __init__(self, stack: Stack, V: Tensor, cols: Tensor):
-        A, penalty = stack.curvature(V, cols).double(), stack.penalty[cols].double()
+    def __init__(self, stack: Stack, V: Tensor):
+        A, penalty = stack.curvature(V).double(), stack.penalty.double()
         A.diagonal(dim1=1, dim2=2).add_(1e-8)
         H = A[:, None] + coupling(stack.n_classes, A) * penalty[:, :, None, None]
         self.inverse = torch.linalg.inv(H).to(V.dtype)
@@ -143,15 +146,15 @@ class AverageMetric:
 class SampledMetric:
     """Cholesky factors of every column's Hessian on sampled rows."""
 
-    def __init__(self, stack: Stack, V: Tensor, cols: Tensor):
-        self.factor = V.new_zeros(len(cols), V.shape[1] * V.shape[2], V.shape[1] * V.shape[2])
-        self.renew(stack, V, cols, torch.arange(len(cols), device=V.device))
+    def __init__(self, stack: Stack, V: Tensor):
+        self.factor = V.new_zeros(len(V), V.shape[1] * V.shape[2], V.shape[1] * V.shape[2])
+        self.renew(stack, V, torch.arange(len(V), device=V.device))
 
-    def renew(self, stack: Stack, V: Tensor, cols: Tensor, which: Tensor) -> None:
+    def renew(self, stack: Stack, V: Tensor, which: Tensor) -> None:
         n, dim = stack.Z.shape
-        budget = max(1, 2**24 // (min(n, _SAMPLE * dim) * dim))
-        for some in which.split(budget) if len(which) else ():
-            self.factor[some] = torch.linalg.cholesky(sampled_hessian(stack, V[some], cols[some]))
+        together = max(1, _GATHER // (min(n, _SAMPLE * dim) * dim))
+        for some in which.split(together) if len(which) else ():
+            self.factor[some] = torch.linalg.cholesky(sampled_hessian(stack.columns(some), V[some]))
 
     def solve(self, g: Tensor) -> Tensor:
         return torch.cholesky_solve(g.reshape(len(g), -1, 1), self.factor).view_as(g)
@@ -160,37 +163,39 @@ class SampledMetric:
         self.factor = self.factor[which]
 
 
-def sampled_hessian(stack: Stack, V: Tensor, cols: Tensor) -> Tensor:
+def sampled_hessian(stack: Stack, V: Tensor) -> Tensor:
     """Hessian (column, (K-1) dim, (K-1) dim) estimated on a sample of the rows, different for every column.
 
     Systematic sampling with probability 0.9 p_i + 0.1/n, p_i proportional to the trace of row i's share; all rows,
     and the exact Hessian, where there are not more than the sample holds.
     """
-    (n, dim), J, k = stack.Z.shape, V.shape[1], len(cols)
-    p, w = V.new_empty(J, n, k), V.new_ones(n, k)
-    for rows, _, y, _, _, probabilities in stack.blocks(V, cols):
-        p[:, rows] = probabilities.transpose(0, 1)
-        if (weight := stack.row_weights(rows, y, cols)) is not None:
-            w[rows] = weight
+    (n, dim), J, k = stack.Z.shape, V.shape[1], len(V)
+    p, w = V.new_empty(J, k, n), V.new_ones(k, n)
+    for rows, _, y, _, _, planes in stack.blocks(V):
+        for j, plane in enumerate(planes):
+            p[j, :, rows] = plane.T
+        if (weight := stack.row_weights(rows, y)) is not None:
+            w[:, rows] = weight.T
     size = min(n, _SAMPLE * dim)
     if size < n:
-        share = ((p * (1 - p)).sum(0) * w * stack.Z.square().sum(1, keepdim=True)).T
+        share = (p * (1 - p)).sum(0) * w * stack.Z.square().sum(1)
         share = 0.9 * share / share.sum(1, keepdim=True).clamp(min=1e-30) + 0.1 / n
         edges = share.cumsum(1, dtype=torch.float64)
         at = (torch.arange(size, dtype=torch.float64, device=V.device) + 0.5) / size * edges[:, -1:]
         index = torch.searchsorted(edges, at).clamp_(max=n - 1)
-        scale = w.T.gather(1, index) / (n * size * share.gather(1, index))
+        scale = w.gather(1, index) / (n * size * share.gather(1, index))
     else:
-        index, scale = torch.arange(n, device=V.device).expand(k, n), w.T / n
+        index, scale = torch.arange(n, device=V.device).expand(k, n), w / n
     z = stack.Z[index]
-    p = torch.stack([plane.T.gather(1, index) for plane in p])
+    p = torch.stack([plane.gather(1, index) for plane in p])
     P, H = coupling(stack.n_classes, V), V.new_empty(k, J, dim, J, dim)
     for a in range(J):
         for b in range(a + 1):
             curvature = scale * p[a] * (float(a == b) - p[b])
-            H[:, a, :, b] = (z * curvature[..., None]).mT @ z + P[a, b] * torch.diag_embed(stack.penalty[cols])
+            H[:, a, :, b] = torch.bmm((z * curvature[..., None]).mT, z)
+            H[:, a, :, b].diagonal(dim1=1, dim2=2).add_(P[a, b] * stack.penalty)
             H[:, b, :, a] = H[:, a, :, b]
-    H = H.reshape(k, J * dim, J * dim)
+    H = H.view(k, J * dim, J * dim)
     diagonal = H.diagonal(dim1=1, dim2=2)
     # the bias of a separable column has next to no curvature: a floor keeps the factor positive definite
     diagonal += 1e-6 * diagonal.mean(1, keepdim=True)
@@ -207,12 +212,12 @@ def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tens
     sampled = (J + 1) * min(n, _SAMPLE * dim) * dim <= 4 * _WORTH * n
     slack = 1e-7 if V.dtype == torch.float32 else 1e-15  # rounding of one pass, below which no decrease is seen
     V, active = V.clone(), torch.arange(len(V), device=V.device)
-    x, (f, g) = V.clone(), stack.evaluate(V, active)
-    metric: AverageMetric | SampledMetric = AverageMetric(stack, V, active)
+    x, (f, g) = V.clone(), stack.evaluate(V)
+    metric: AverageMetric | SampledMetric = AverageMetric(stack, V)
     renewed, best = torch.full_like(f, torch.inf), torch.full_like(f, torch.inf)
     S, Y, idle, passes, steps = [], [], torch.zeros_like(active), 1, 0
     while True:
-        gap = stack.gap(g, active) / f.clamp(min=1e-300)
+        gap = stack.gap(g) / f.clamp(min=1e-300)
         idle = torch.where(gap < 0.7 * best, 0, idle + 1)
         best = torch.minimum(gap, best)
         keep = (gap > tol) & (idle < _PATIENCE)
@@ -221,22 +226,23 @@ def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tens
             active, x, f, g, gap, best, idle, renewed = (
                 a[keep] for a in (active, x, f, g, gap, best, idle, renewed))
             S, Y = [s[keep] for s in S], [d[keep] for d in Y]
+            stack = stack.columns(keep)
             metric.keep(keep)
         if not len(active) or passes >= max_passes:
             break
         if steps % _EVERY == _FIRST:
             slow = (gap > renewed / _FALL).nonzero()[:, 0]
             if sampled and isinstance(metric, SampledMetric):
-                metric.renew(stack, x, active, slow)
+                metric.renew(stack, x, slow)
             else:
-                metric = SampledMetric(stack, x, active) if sampled else AverageMetric(stack, x, active)
+                metric = SampledMetric(stack, x) if sampled else AverageMetric(stack, x)
             renewed = gap
             for pair in S + Y:  # curvature from far away would spoil the new metric
                 pair[slow] = 0
         q = _direction(g, S, Y, metric)
         slope = -_dot(g, q)
         new, step = x - q, torch.ones_like(f)
-        f_new, g_new = stack.evaluate(new, active)
+        f_new, g_new = stack.evaluate(new)
         passes, steps = passes + 1, steps + 1
         for _ in range(15):  # backtracking, each column its own step; negated, so that an overflow is too long a step
             long = (~(f_new <= f + 1e-4 * step * slope + slack * f.abs())).nonzero()[:, 0]
@@ -244,7 +250,7 @@ def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tens
                 break
             step[long] *= 0.4
             new[long] = x[long] - step[long].to(x.dtype)[:, None, None] * q[long]
-            f_new[long], g_new[long] = stack.evaluate(new[long], active[long])
+            f_new[long], g_new[long] = stack.columns(long).evaluate(new[long])
         else:
             new[long], f_new[long], g_new[long], idle[long] = x[long], f[long], g[long], _PATIENCE
         S, Y = [*S[1 - _HISTORY :], new - x], [*Y[1 - _HISTORY :], g_new - g]
