@@ -88,12 +88,8 @@ def _mutual_information(X, Y, seed) -> Scores:
     noise = np.random.RandomState(seed).standard_normal(X.shape)  # breaks ties: a silent neuron is 0 on many examples
     x = x + 1e-10 * np.maximum(1, np.abs(x).mean(0)) * noise
     psi = digamma(np.arange(1, len(X) + 1))
-    return np.stack([_ross(*_sorted(column, Y), psi) for column in x.T], 1)
-
-
-def _sorted(x, Y):
-    order = np.argsort(x, kind="stable")
-    return x[order], Y[order]
+    order = np.argsort(x, axis=0, kind="stable")
+    return np.stack([_ross(x[rows, j], Y[rows], psi) for j, rows in enumerate(order.T)], 1)
 
 
 def _ross(x: Float[ndarray, " example"], Y: Bool[ndarray, "example feature"], psi) -> Float[ndarray, " feature"]:

@@ -23,8 +23,10 @@ from ._rankings import k_grid, neuron_scale, rank_neurons, top
 from ._subspaces import LinearPair
 from ._support_logistic import fit_on_supports
 
-Neurons, TestNeurons = Float[ndarray, "example neuron"], Float[ndarray, "test neuron"]
-Features, TestFeatures = Bool[ndarray, "example feature"], Bool[ndarray, "test feature"]
+Neurons = Float[ndarray, "example neuron"]
+Features = Bool[ndarray, "example feature"]
+TestNeurons = Float[ndarray, "test neuron"]
+TestFeatures = Bool[ndarray, "test feature"]
 
 
 class KSparseProbe(LinearPair, ClassifierMixin, BaseEstimator):
@@ -131,7 +133,7 @@ def monosemantic(
     """
     n_best, scale = min(n_best, X.shape[1]), neuron_scale(X)
     best = np.argsort(-rank_neurons(X, Y, ranking, seed), axis=1, kind="stable")[:, :n_best]
-    support = np.eye(X.shape[1], dtype=bool)[best.reshape(-1)]
+    support = best.reshape(-1, 1) == np.arange(X.shape[1])
     cells = pd.DataFrame({"feature": np.repeat(np.arange(Y.shape[1]), n_best), "ranking": ranking, "k": 1,
                           "neuron": pd.Series(best.reshape(-1), dtype="Int64")})
     rows = _scored(cells, support, X / scale, Y, X_test / scale, Y_test, C)

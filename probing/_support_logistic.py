@@ -7,9 +7,10 @@ Every cell is a target with a set of columns S, and its own problem
 which is scikit-learn's `LogisticRegression(class_weight="balanced", C=C)` on `X[:, S]`, bias unpenalised. Newton's
 method with a step of its own for each cell: by Cholesky factors of the gathered columns where S is small, by conjugate
 gradients over all columns at once where it is large. There one matrix product serves every cell, whatever its
-support, and (G_SS / 4 + I/C), the Hessian's bound, is the preconditioner.
+support, and the factored Gram matrix of the cell's columns, at its mean weight, is the preconditioner.
 """
 
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def fit_on_supports(
     target: Int[ndarray, " cell"],
     support: Bool[ndarray, "cell column"],
     C: float | int = 1.0,
-    tol: float = 1e-9,
+    tol: float = 1e-8,
     max_iter: int = 100,
 ) -> SupportFit:
     """The optimum of every cell, in float64.
@@ -56,20 +57,20 @@ def fit_on_supports(
         raise ValueError(f"targets {constant[:5]} have 1 class, a classifier needs 2; drop these targets")
     mean = X.mean(0, dtype=np.float64)
     x = torch.from_numpy(X - mean)  # the bias is free, so centring changes no optimum
-    gram: list[Tensor] = []  # of large supports only, and once
+    gram: list[Tensor] = []  # of all columns; for large supports only, and once
     coef, intercept = np.zeros(support.shape), np.zeros(len(target))
     gap = np.zeros(len(target))
     size = support.sum(1)
     for k in np.unique(size):
-        cells = np.flatnonzero(size == k)
-        if k > _SMALL and not gram:
-            gram.append(x.T @ x)
-        room = max(_ELEMENTS // (len(x) * (k + 1) if k <= _SMALL else max(k * k, len(x))), 1)
+        cells, small = np.flatnonzero(size == k), k <= _SMALL
+        if not small and not gram:
+            gram.append((x.T @ x / len(x)).float())
+        room = max(_ELEMENTS // (len(x) * (k + 1) if small else max(k * k, len(x))), 1)
         for chunk in np.array_split(cells, -(-len(cells) // room)):
             columns = torch.from_numpy(np.nonzero(support[chunk])[1].reshape(len(chunk), k))
             labels = torch.from_numpy(np.ascontiguousarray(Y[:, target[chunk]].T))
-            solve = _small if k <= _SMALL else _large
-            w, b, gap[chunk] = solve(x, labels, columns, 1 / C, tol, max_iter, *gram[: int(k > _SMALL)])
+            solve = functools.partial(_small if small else _large, x, labels, columns, 1 / C, tol, max_iter)
+            w, b, gap[chunk] = solve() if small else solve(gram[0])
             np.put_along_axis(block := np.zeros((len(chunk), X.shape[1])), columns.numpy(), w, 1)
             coef[chunk], intercept[chunk] = block, b - block @ mean
     if (slow := gap > tol).any():
@@ -83,12 +84,8 @@ def _small(x, labels, columns, ridge, tol, max_iter):
     """Newton with factored Hessians; the columns of each cell are gathered, and a column of ones for its bias."""
     cells, k = columns.shape
     Z = torch.cat([x.T[columns], x.new_ones(cells, 1, len(x))], 1)
+    rough = Z.float()  # directions need three digits; gradients and objectives are exact
     penalty = torch.cat([x.new_full((k,), ridge), x.new_zeros(1)])
-
-    def direction(g, h, live):
-        H = (Z[live] * h[:, None]) @ Z[live].mT + torch.diag(penalty)
-        H += 1e-12 * H.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] * torch.eye(k + 1, dtype=x.dtype)
-        return torch.cholesky_solve(g[:, :, None], torch.linalg.cholesky(H))[:, :, 0]
 
     def forward(live):
         return lambda v: (v[:, None] @ Z[live])[:, 0]
@@ -96,50 +93,60 @@ def _small(x, labels, columns, ridge, tol, max_iter):
     def backward(live):
         return lambda r: (Z[live] @ r[:, :, None])[:, :, 0]
 
+    def direction(g, h, live):
+        of = rough[live]
+        H = ((of * h.float()[:, None]) @ of.mT).double() + torch.diag(penalty)
+        H += 1e-7 * H.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] * torch.eye(k + 1, dtype=x.dtype)
+        return torch.cholesky_solve(g[:, :, None], torch.linalg.cholesky(H))[:, :, 0]
+
     theta, gap = _newton(labels, penalty, (forward, backward), direction, tol, max_iter)
     return theta[:, :-1].numpy(), theta[:, -1].numpy(), gap.numpy()
 
 
 def _large(x, labels, columns, ridge, tol, max_iter, gram):
     """Newton with conjugate gradients; one product with all of x serves every cell."""
-    cells, k = columns.shape
-    shared = bool((columns == columns[0]).all())  # the full support, say: one factor serves all cells
-    used = columns[:1] if shared else columns
-    factor = torch.linalg.cholesky(gram[used[:, :, None], used[:, None]] / 4 + ridge * torch.eye(k, dtype=x.dtype))
+    k, rough = columns.shape[1], x.float()  # directions need three digits; gradients and objectives are exact
     penalty = torch.cat([x.new_full((k,), ridge), x.new_zeros(1)])
+    values, vectors = torch.linalg.eigh(gram) if k == x.shape[1] else (gram, gram)  # with all columns in, for all cells
 
-    def forward(live):
+    def forward(live, x=x):
         def scores(v):
-            wide = x.new_zeros(len(v), x.shape[1]).scatter_(1, columns[live], v[:, :-1])
+            wide = v.new_zeros(len(v), x.shape[1]).scatter_(1, columns[live], v[:, :-1])
             return wide @ x.T + v[:, -1:]
         return scores
 
-    def backward(live):
+    def backward(live, x=x):
         return lambda r: torch.cat([(r @ x).gather(1, columns[live]), r.sum(1, keepdim=True)], 1)
 
     def direction(g, h, live):
-        there, back = forward(live), backward(live)
-        L, total = (factor if shared else factor[live]), h.sum(1, keepdim=True)
+        there, back, h, at = forward(live, rough), backward(live, rough), h.float(), columns[live]
+        total = h.sum(1, keepdim=True)
+        if k < x.shape[1]:
+            L = gram[at[:, :, None], at[:, None]] * total[:, None]
+            L.diagonal(dim1=1, dim2=2).add_(ridge)
+            L = torch.linalg.cholesky(L)
 
         def precondition(r):
-            solved = torch.cholesky_solve(r[:, :-1].T, L[0]).T if shared else (
-                torch.cholesky_solve(r[:, :-1, None], L)[:, :, 0])
+            if k < x.shape[1]:
+                solved = torch.cholesky_solve(r[:, :-1, None], L)[:, :, 0]
+            else:
+                solved = r[:, :-1] @ vectors / (total * values.clamp(min=0) + ridge) @ vectors.T
             return torch.cat([solved, r[:, -1:] / total], 1)
 
-        v, r = torch.zeros_like(g), g.clone()
-        z = precondition(r)
+        r = g.float()
+        v, z = torch.zeros_like(r), precondition(r)
         p, rz = z, (r * z).sum(1)
-        goal = rz * (rz / len(x)).clamp(min=1e-6, max=1e-2)  # loose far from the optimum, tight near it
+        goal = rz * (rz / len(x)).clamp(min=1e-5, max=1e-2)  # loose far from the optimum, tight near it
         for _ in range(60):
-            Hp = back(h * there(p)) + penalty * p
-            step = rz / (p * Hp).sum(1).clamp(min=1e-300)
+            Hp = back(h * there(p)) + penalty.float() * p
+            step = rz / (p * Hp).sum(1).clamp(min=1e-30)
             v, r = v + step[:, None] * p, r - step[:, None] * Hp
             z = precondition(r)
             before, rz = rz, (r * z).sum(1)
             if (rz <= goal).all():
                 break
-            p = z + (rz / before.clamp(min=1e-300))[:, None] * p
-        return v
+            p = z + (rz / before.clamp(min=1e-30))[:, None] * p
+        return v.double()
 
     theta, gap = _newton(labels, penalty, (forward, backward), direction, tol, max_iter)
     return theta[:, :-1].numpy(), theta[:, -1].numpy(), gap.numpy()

@@ -104,7 +104,7 @@ def test_refits_are_at_the_optimum_of_scikit_learn(k, C):
     X, Y = world()
     Z, support = X / neuron_scale(X), top(rank_neurons(X, Y), k)
     fit = fit_on_supports(Z, Y, np.arange(3), support, C)
-    assert (fit.coef[~support] == 0).all() and (fit.gap < 1e-9).all()
+    assert (fit.coef[~support] == 0).all() and (fit.gap < 1e-8).all()
     for f, y in enumerate(Y.T):
         oracle = LogisticRegression(C=C, class_weight="balanced", tol=1e-10, max_iter=100_000, solver="newton-cholesky")
         oracle.fit(Z[:, support[f]], y)
