@@ -14,10 +14,11 @@ from tasks import LabelledPrompts
 
 from ._controls import baseline_rows, input_only_rows
 from ._fitting import Candidates, candidates
+from ._probe_site import probe_site
 from ._results import results_frame
 from ._sites import Site
 from ._splits import Splits, splits_of
-from ._sweep import check_inputs, identity_columns, probe_site
+from ._sweep import check_inputs, identity_columns
 from ._threads import spread
 
 SMALLEST = 4  # groups

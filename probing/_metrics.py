@@ -7,6 +7,7 @@ at all (0/0) is NaN; `interval` leaves it out and silences numpy.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -88,8 +89,7 @@ def auroc(score: Float[ndarray, "example target"], positive: ndarray, groups: nd
         below = (weights[:, yes] * weighted_ranks(score[:, target], weights)[:, yes]).sum(1)
         return (below - p * p / 2) / (p * n)
 
-    return _mean_of_defined(np.stack([_by_example(lambda v, t=t: one(t, v), groups, w)
-                                      for t in range(score.shape[1])], 1))
+    return _mean_of_defined(np.stack([_by_example(partial(one, t), groups, w) for t in range(score.shape[1])], 1))
 
 
 def of_numbers(
@@ -102,8 +102,8 @@ def of_numbers(
     miss, size = group_sums(np.abs(truth - guess), groups), group_sums(np.ones(truth.shape), groups)
 
     def spearman(w: ndarray) -> ndarray:
-        return np.stack([_by_example(lambda v, t=t: _rank_correlation(truth[:, t], guess[:, t], v), groups, w)
-                         for t in range(truth.shape[1])], 1)
+        return np.stack([_by_example(partial(_rank_correlation, *pair), groups, w)
+                         for pair in zip(truth.T, guess.T, strict=True)], 1)
 
     return {"r2": lambda w: 1 - (w @ lost) / (w @ total), "spearman": spearman,
             "mae": lambda w: (w @ miss) / (w @ size)}

@@ -1,6 +1,7 @@
 """Predictions as rows of the results table: every metric of a label on validation and test, with its interval."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -94,12 +95,16 @@ def _numbers(question: Question, guess: Guess, keep: ndarray, parts: bool, seed:
     metrics = of_numbers(truth, answer, question.Y[question.train].mean(0), g)
     rows = []
     for name, metric in metrics.items():
-        rows.append(_row(name, "all", lambda w, m=metric: m(w).mean(1), g, truth.size, seed))
+        rows.append(_row(name, "all", partial(_mean_of_targets, metric), g, truth.size, seed))
         if parts:
             each = interval(metric, len(np.unique(g)), seed=seed)
             rows += [dict(metric=name, subset=f"{question.by[1]}={t}", value=v, ci_low=lo, ci_high=hi, n=len(truth))
                      for t, v, lo, hi in zip(question.targets, *each, strict=True)]
     return rows
+
+
+def _mean_of_targets(metric: Metric, w: ndarray) -> ndarray:
+    return metric(w).mean(1)
 
 
 def _row(name: str, subset: str, metric: Metric, groups: ndarray, n: int, seed: int) -> dict:

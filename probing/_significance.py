@@ -40,7 +40,9 @@ def adjusted(p: Float[ndarray, " test"], correction: str = "benjamini_hochberg")
     """p-values under a correction by name: benjamini_hochberg, holm or none."""
     if correction not in CORRECTIONS:
         raise ValueError(f"correction must be one of {', '.join(CORRECTIONS)}, not {correction!r}")
-    return {"benjamini_hochberg": benjamini_hochberg, "holm": holm, "none": np.array}[correction](p)
+    if correction == "none":
+        return np.array(p)
+    return holm(p) if correction == "holm" else benjamini_hochberg(p)
 
 
 def _stepwise(p: ndarray, rule) -> ndarray:

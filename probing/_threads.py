@@ -1,13 +1,14 @@
 """Work spread over threads so that no bit of a result depends on how many there are."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,11 +46,10 @@ def spread(work: Callable[[Item], Result], items: Iterable[Item], workers: int |
             return
         # torch's number of threads belongs to the thread that asks
         with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting = [pool.submit(work, item) for item in items]
+            waiting = deque(pool.submit(work, item) for item in items)
             try:
-                for i in range(len(waiting)):
-                    yield waiting[i].result()
-                    waiting[i] = None  # a site's result is the caller's alone
-            finally:
-                for future in filter(None, waiting):
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # the caller stopped, or a piece of work failed: what has not begun is left
+                for future in waiting:
                     future.cancel()

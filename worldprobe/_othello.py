@@ -48,8 +48,9 @@ from probing import (
     write_results,
 )
 from probing._controls import baseline_rows, input_only_rows
+from probing._probe_site import probe_site
 from probing._splits import splits_of
-from probing._sweep import correct_p_values, probe_site
+from probing._sweep import correct_p_values
 from probing._threads import spread
 from tasks import LabelledPrompts, othello
 from tasks.othello._tokens import legal_tokens, to_tokens

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from probing import LogisticProbe, MLPProbe, Site, best, sweep, validate
 from probing._controls import baseline_rows, surface_features
 from probing._fitting import fit_columns
+from probing._probe_site import SiteResult, best_of_layers_rows
 from probing._question import Question
 from probing._ridge import RidgeProbe
 from probing._sweep import select
@@ -147,8 +148,6 @@ def test_the_choice_of_the_layer_is_repeated_on_shuffled_labels(numbers):
 
 def test_the_best_of_120_noise_probes_on_200_points_scores_a_tenth_above_chance():
     """The mean is 0.591 and the 95th percentile 0.615 for independent probes; the nested null measures it."""
-    from probing._sweep import SiteResult, best_of_layers_rows
-
     rng = np.random.default_rng(0)
     row = {"label": "z", "metric": "accuracy"}
     results = [SiteResult(Site("resid_post", i), [row], {}, {},
