@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "store_torture.py"
-FEW = {"--kills": 6, "--damage": 30, "--failures": 9, "--processes": 3, "--rounds": 2}
+FEW = {"--kills": 5, "--damage": 20, "--failures": 7, "--processes": 3, "--rounds": 2}
 
 
 @pytest.fixture(scope="module")
