@@ -170,15 +170,16 @@ def sampled_hessian(stack: Stack, V: Tensor) -> Tensor:
     and the exact Hessian, where there are not more than the sample holds.
     """
     (n, dim), J, k = stack.Z.shape, V.shape[1], len(V)
-    p, w = V.new_empty(J, k, n), V.new_ones(k, n)
-    for rows, _, y, _, _, planes in stack.blocks(V):
+    p, w, length = V.new_empty(J, k, n), V.new_ones(k, n), V.new_empty(n)
+    for rows, z, y, _, _, planes in stack.blocks(V):
+        length[rows] = z.square().sum(1)
         for j, plane in enumerate(planes):
             p[j, :, rows] = plane.T
         if (weight := stack.row_weights(rows, y)) is not None:
             w[:, rows] = weight.T
     size = min(n, _SAMPLE * dim)
     if size < n:
-        share = (p * (1 - p)).sum(0) * w * stack.Z.square().sum(1)
+        share = (p * (1 - p)).sum(0) * w * length
         share = 0.9 * share / share.sum(1, keepdim=True).clamp(min=1e-30) + 0.1 / n
         edges = share.cumsum(1, dtype=torch.float64)
         at = (torch.arange(size, dtype=torch.float64, device=V.device) + 0.5) / size * edges[:, -1:]

@@ -126,7 +126,7 @@ def test_balanced_classes_weigh_the_same():
     np.testing.assert_allclose(probe.predict_proba(X), pipe.fit(X, y).predict_proba(X), atol=1e-4)
 
 
-@pytest.mark.parametrize("n, d", [(40, 90), (300, 30)])
+@pytest.mark.parametrize("n, d", [(40, 90), (300, 30), (400, 130)])
 def test_dependent_and_constant_dimensions_and_fewer_rows_than_dimensions(n, d):
     X, Y = world(n, d, n_targets=2)
     X = np.c_[X, np.full(n, 7.0), X[:, 0], X[:, 1] + X[:, 2]]
