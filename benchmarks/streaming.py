@@ -1,7 +1,7 @@
 """Time of summing every closed-form probe's moments while the model runs, against a bare Hugging Face forward.
 
     python -m benchmarks.streaming
-    python -m benchmarks.streaming --games 600 --repeats 9
+    python -m benchmarks.streaming --games 2000 --only Othello
 
 The bare forward is `AutoModel` (no unembedding, no key/value cache) on the same batches; it keeps nothing. `stream`
 reads the embedding and the stream after every block at every position, and sums float64 moments per fold (5 training
@@ -85,7 +85,7 @@ def times(runs: dict[str, Callable[[], object]], repeats: int) -> Iterator[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=300, help="prompts per run (default %(default)s)")
+    parser.add_argument("--games", type=int, default=1000, help="prompts per run (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each (default %(default)s)")
     parser.add_argument("--only", default="", help="models whose name contains this")
     args = parser.parse_args()

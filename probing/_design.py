@@ -1,5 +1,6 @@
 """Labels as a design matrix: a 0/1 column per class of every target, a column per number."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,23 +60,19 @@ class Design:
                    tuple(count), np.stack([c for _, c, _ in numbers], 1).astype(float) if numbers else np.zeros((n, 0)),
                    (*names, *(name for name, _, _ in numbers)))
 
-    @property
+    @functools.cached_property
     def kept(self) -> Int[ndarray, " kept"]:
         """The columns that `block` writes out: all but the first class of every target that is labelled throughout,
         which is 1 minus the others. With three classes this saves a third of the products."""
         first = np.cumsum([0, *self.levels])[:-1]
         return np.setdiff1d(np.arange(len(self.columns)), first[(self.codes >= 0).all(0)])
 
-    def completion(self) -> tuple[Float[ndarray, "column kept"], Float[ndarray, " column"]]:
-        """(E, b) with all columns = E kept + b."""
-        kept = self.kept
-        E, b = np.eye(len(self.columns))[:, kept], np.zeros(len(self.columns))
-        start = 0
-        for levels in self.levels:
-            if start not in kept:
-                E[start], b[start] = -((kept > start) & (kept < start + levels)).astype(float), 1
-            start += levels
-        return E, b
+    @property
+    def owner(self) -> Int[ndarray, " kept"]:
+        """For each kept column, the column of its target that was not kept and is 1 minus the others; -1 for none."""
+        first = np.cumsum([0, *self.levels])[:-1]
+        of_code = np.where((self.codes >= 0).all(0), first, -1)
+        return np.r_[np.repeat(of_code, self.levels), np.full(self.numbers.shape[1], -1)].astype(int)[self.kept]
 
     @property
     def shift(self) -> Float[ndarray, " kept"]:
@@ -84,15 +81,19 @@ class Design:
 
     def block(self, rows: Int[ndarray, " row"]) -> Float[ndarray, "row kept"]:
         """The kept columns of these examples."""
-        place = np.full(len(self.columns) + 1, len(self.columns))  # where a column goes; those not kept, to the end
+        n_kept = len(self.kept)
+        block = np.zeros((len(rows), n_kept + 1))
+        np.put(block, self._places[rows] + np.arange(len(rows))[:, None] * (n_kept + 1), 1)
+        block[:, n_kept - self.numbers.shape[1] : n_kept] = self.numbers[rows]
+        return block[:, :n_kept]
+
+    @functools.cached_property
+    def _places(self) -> Int[ndarray, "example code"]:
+        """Which kept column is 1 for every code; one beyond them all where that column is not kept, or missing."""
+        place = np.full(len(self.columns) + 1, len(self.kept), np.int32)
         place[self.kept] = np.arange(len(self.kept))
         first = np.cumsum([0, *self.levels])[:-1]
-        codes = self.codes[rows]
-        block = np.zeros((len(rows), len(self.columns) + 1))
-        np.put_along_axis(block, place[np.where(codes >= 0, first + codes, -1)], 1.0, axis=1)
-        block = block[:, : len(self.kept)]
-        block[:, len(self.kept) - self.numbers.shape[1] :] = self.numbers[rows]
-        return block
+        return place[np.where(self.codes >= 0, first + self.codes, -1)]
 
 
 def one_hot(codes: Int[ndarray, "example target"], n_classes: int) -> Float[ndarray, "example column"]:

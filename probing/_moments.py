@@ -81,35 +81,41 @@ class Moments:
     def add_activations(self, X: Num[Tensor, "row d_model"], block: "LabelBlock") -> None:
         """The part of an update that needs activations; `add_labels` is the other. Sites share a block's labels."""
         self._start(X)
-        u, v = torch.sub(X.to(self.shift.device)[block.order], self.shift), block.labels
+        u, v = torch.sub(block.gather(X), self.shift, out=block.workspace(X.shape[1])), block.labels
         for fold, rows in block.slices():
             one_fold, square = u[rows], torch.linalg.vector_norm(u[rows], dim=1).square_()
             self.x[fold] += one_fold.sum(0)
-            self.xx[fold] += _gram(one_fold)
+            self.xx[fold] += _product(one_fold, one_fold)
             self.third[fold] += square @ one_fold
             self.fourth[fold] += square @ square
-            if v.shape[1]:
-                self.xy[fold].addmm_(one_fold.T, v[rows])
+            self.xy[fold] += _product(one_fold, v[rows])
 
     def add_labels(self, block: "LabelBlock") -> None:
         v = block.labels
         n, y, yy = (torch.zeros_like(s) for s in (self.n, self.y, self.yy))
         for fold, rows in block.slices():
-            n[fold], y[fold], yy[fold] = len(v[rows]), v[rows].sum(0), _gram(v[rows])
+            n[fold], y[fold], yy[fold] = len(v[rows]), v[rows].sum(0), _product(v[rows], v[rows])
         self.n, self.y, self.yy = self.n + n, self.y + y, self.yy + yy  # new tensors: sites may share the old ones
 
-    def map_labels(self, E: Float[Tensor, "new column"], b: Float[Tensor, " new"],
-                   columns: Sequence[str]) -> "Moments":
-        """Moments of the labels E y + b, named `columns`; the activations' sums are shared, not copied."""
-        mapped = Moments(columns, self.folds)
+    def complete_labels(self, columns: Sequence[str], kept: Int[Tensor, " column"],
+                        owner: Int[Tensor, " column"]) -> "Moments":
+        """Moments of more label columns: those of these stay, at `kept`, and every owner is 1 minus the columns that
+        name it (-1 for none). The activations' sums are shared, not copied."""
+        full = Moments(columns, self.folds)
         if self.shift is None:
-            return mapped
-        E, b = E.to(self.shift.device), b.to(self.shift.device)
-        mapped.shift, mapped.label_shift = self.shift, E @ self.label_shift + b
-        for name in ("n", "x", "xx", "third", "fourth"):
-            setattr(mapped, name, getattr(self, name))
-        mapped.xy, mapped.y, mapped.yy = self.xy @ E.T, self.y @ E.T, E @ self.yy @ E.T
-        return mapped
+            return full
+
+        def spread(x: Tensor) -> Tensor:
+            wide, owned = x.new_zeros(*x.shape[:-1], len(columns)), (owner >= 0).to(x.device)
+            wide[..., kept.to(x.device)] = x
+            return wide.index_add_(-1, owner.to(x.device)[owned], -x[..., owned])
+
+        for name in ("shift", "n", "x", "xx", "third", "fourth"):
+            setattr(full, name, getattr(self, name))
+        full.xy, full.y, full.yy = spread(self.xy), spread(self.y), spread(spread(self.yy).mT.contiguous())
+        full.label_shift = spread(self.label_shift)
+        full.label_shift[owner[owner >= 0].unique().to(full.shift.device)] += 1
+        return full
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of the rows of both, as new moments; the shift is that of the first.
@@ -240,6 +246,17 @@ class LabelBlock:
         order = fold.argsort(stable=True)
         self.labels = (labels[order] - shift.to(labels.device)).to(device)
         self.order, self.counts = order.to(device), torch.bincount(fold, minlength=n_folds).tolist()
+        self._rows: dict[int, Tensor] = {}
+
+    def gather(self, X: Num[Tensor, "row d_model"]) -> Num[Tensor, "row d_model"]:
+        """Rows in the order of the labels."""
+        return X.to(self.order.device)[self.order]
+
+    def workspace(self, width: int) -> Float[Tensor, "row width"]:
+        """Float64 rows to write to, the same for every site: fresh pages cost more than the conversion."""
+        if width not in self._rows:
+            self._rows[width] = torch.empty(len(self.order), width, dtype=torch.float64, device=self.order.device)
+        return self._rows[width]
 
     def slices(self) -> Iterator[tuple[int, slice]]:
         """(fold, its rows in sorted order) of every fold that has rows."""
@@ -275,9 +292,6 @@ def float64_device(X: Tensor) -> torch.device:
     return torch.device("cpu") if X.device.type == "mps" else X.device
 
 
-def _gram(u: Float[Tensor, "row dim"]) -> Float[Tensor, "dim dim"]:
-    """u^T u; on the CPU through numpy, which sees the symmetry and does half the work."""
-    if u.device.type != "cpu":
-        return u.T @ u
-    x = u.numpy()
-    return torch.from_numpy(x.T @ x)
+def _product(u: Float[Tensor, "row left"], v: Float[Tensor, "row right"]) -> Float[Tensor, "left right"]:
+    """u^T v; on the CPU through numpy, which does half the work where v is u."""
+    return torch.from_numpy(u.numpy().T @ v.numpy()) if u.device.type == "cpu" else u.T @ v

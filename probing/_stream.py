@@ -146,10 +146,10 @@ def _sum(batches: Iterator[tuple[Batch, Kept]], design: Design, fold: Int[ndarra
                 moments[site] = Moments(kept_columns, names, shift)
             moments[site].add_activations(acts, block)
         next(iter(moments.values())).add_labels(block)
-    first, (E, b) = next(iter(moments.values())), map(torch.from_numpy, design.completion())
+    first, kept_at, owner = next(iter(moments.values())), *map(torch.from_numpy, (design.kept, design.owner))
     for other in moments.values():
         other.n, other.y, other.yy = first.n, first.y, first.yy
-    return {site: one.map_labels(E, b, design.columns) for site, one in moments.items()}
+    return {site: one.complete_labels(design.columns, kept_at, owner) for site, one in moments.items()}
 
 
 def _part(prompts: LabelledPrompts, i: int, n: int) -> Int[ndarray, " row"]:

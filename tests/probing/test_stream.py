@@ -88,8 +88,11 @@ def test_folds_keep_groups_and_splits_apart(prompts):
 
 def test_the_dropped_class_is_one_minus_the_others_but_not_where_labels_are_missing(prompts, streamed):
     design = Design.of(prompts, nuisance=["pos"])
-    E, b = design.completion()
-    np.testing.assert_array_equal(design.block(np.arange(len(prompts))) @ E.T + b, full_design(prompts))
+    block, full = design.block(np.arange(len(prompts))), full_design(prompts)
+    np.testing.assert_array_equal(block, full[:, design.kept])
+    for column in set(design.owner) - {-1}:
+        np.testing.assert_array_equal(1 - block[:, design.owner == column].sum(1), full[:, column])
+    assert len(design.columns) == len(design.kept) + len(set(design.owner) - {-1})
     assert {"seen/x=0", "seen/x=1"} <= {design.columns[i] for i in design.kept}
     assert not {"board/a=0", "pos=0"} & {design.columns[i] for i in design.kept}
     count, _ = streamed[Site("resid_post", 2)].scatter().class_means()
