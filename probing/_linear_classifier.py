@@ -54,8 +54,8 @@ class LinearClassifier(LinearPair, ClassifierMixin, BaseEstimator):
         shape = (-1, len(self.classes_))
         count, means = scatter.class_means()
         count, means = count.reshape(shape), means.reshape(*shape, len(scatter.x_mean))
-        if (short := count.sum(1) != scatter.n).any():
-            raise ValueError(f"{int(short.sum())} of {len(short)} targets have rows without a label; stream the "
+        if (short := np.flatnonzero(count.sum(1) != scatter.n)).size:
+            raise ValueError(f"{len(short)} of {len(count)} targets have rows without a label; stream the "
                              "labelled examples alone")
         self._one_target = one_target
         self.coef_, intercept = self._solve(scatter, count, means)
@@ -97,6 +97,6 @@ class LinearClassifier(LinearPair, ClassifierMixin, BaseEstimator):
 def contrasts(rows: Weights, present: Bool[ndarray, "target class"]) -> Float[ndarray, "target direction d_model"]:
     """Of two classes the second minus the first, of more each minus the mean of all that occur; absent ones get 0."""
     if rows.shape[1] == 2:
-        return np.where(present.all(1)[:, None, None], rows[:, 1:] - rows[:, :1], 0)
+        return np.where(np.min(present, axis=1)[:, None, None], rows[:, 1:] - rows[:, :1], 0)
     share = present / present.sum(1, keepdims=True)
     return np.where(present[..., None], rows - np.einsum("tk,tkd->td", share, rows)[:, None], 0)

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num, Shaped
@@ -44,13 +45,22 @@ class Moments:
         third, fourth: (fold, d_model), (fold,) sums of |u|^2 u and |u|^4, for Ledoit-Wolf shrinkage.
     """
 
+    n: Tensor
+    x: Tensor
+    xx: Tensor
+    xy: Tensor
+    y: Tensor
+    yy: Tensor
+    third: Tensor
+    fourth: Tensor
+
     def __init__(self, columns: Sequence[str] = (), folds: Sequence[str] = ("all",),
                  label_shift: Float[Tensor, " column"] | None = None):
         self.columns, self.folds = tuple(columns), tuple(folds)
         if len(set(self.columns)) < len(self.columns) or len(set(self.folds)) < len(self.folds) or not self.folds:
             raise ValueError("names of columns and of folds must be unique, and there is at least one fold")
-        self.shift: Tensor | None = None
-        self.label_shift = label_shift
+        self.shift: Any = None  # a tensor from the first rows on, as are the sums
+        self.label_shift: Any = label_shift
 
     @property
     def n_rows(self) -> int:

@@ -106,7 +106,7 @@ def stream(model, prompts: LabelledPrompts, sites: Sequence[Site] | None = None,
     Raises: As `extract`; ValueError for labels that are not finite and folds that do not fit.
     """
     if np.ndim(folds) == 0:
-        fold, names = fold_names(prompts, int(folds), seed)  # type: ignore[arg-type]
+        fold, names = fold_names(prompts, int(folds), seed)
     else:
         named, fold = np.unique(np.asarray(folds).astype(str), return_inverse=True)
         names = tuple(named.tolist())
