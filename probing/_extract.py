@@ -151,7 +151,7 @@ class _Work:
 
 
 def _write(store: Store, group: Group) -> None:
-    acts = {site: torch.cat([kept[site] for kept in group.kept]) for site in store.sites}
+    acts = {site: [kept[site] for kept in group.kept] for site in store.sites}
     store.write(group.index, acts, group.rows, group.halved)
 
 
@@ -168,23 +168,27 @@ def _halved_before(store: Store, todo: Sequence[int]) -> dict[int, int]:
 
 def _identity(model: ModelIdentity, reading: Reading, dtype: str, shards: list[list[Batch]], pool: Pool) -> Identity:
     """Everything that changes a number, and nothing else: not the model's name, not the task's."""
-    prompts = reading.prompts
-    place = ["prompt", "pos", *(["start"] if pool and "start" in prompts.examples else [])]
     return {
         "model": {field: getattr(model, field) for field in MODEL_FIELDS},
         "random_init": None,
-        "prompts": {"tokens": _digest(prompts.tokens.numpy()), "lengths": _digest(prompts.lengths.numpy()),
-                    "examples": _digest(prompts.examples[place].to_numpy("int64")),
-                    "vocabulary": hashlib.sha256(canonical(prompts.vocabulary).encode()).hexdigest()[:32]},
+        "prompts": prompts_identity(reading.prompts, pool),
         "sites": [str(site) for site in reading.sites],
         "pool": pool,
         "dtype": dtype,
-        "plan": {"n_examples": len(prompts), "widths": reading.widths, "n_shards": len(shards),
+        "plan": {"n_examples": len(reading.prompts), "widths": reading.widths, "n_shards": len(shards),
                  "batches": _digest(np.array([[len(b.prompts), b.width, len(b.rows)] for b in reading.batches])),
                  "shards": _digest(np.array([len(shard) for shard in shards]))},
         "forward": {"road": reading.reader.road, "device": reading.device.type},
         "versions": _versions(),
     }
+
+
+def prompts_identity(prompts: LabelledPrompts, pool: Pool = None) -> dict[str, str]:
+    """Digests of what the model is given and of the places that are kept; labels and splits do not enter."""
+    place = ["prompt", "pos", *(["start"] if pool and "start" in prompts.examples else [])]
+    return {"tokens": _digest(prompts.tokens.numpy()), "lengths": _digest(prompts.lengths.numpy()),
+            "examples": _digest(prompts.examples[place].to_numpy("int64")),
+            "vocabulary": hashlib.sha256(canonical(prompts.vocabulary).encode()).hexdigest()[:32]}
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from torch import Tensor
 from tasks import LabelledPrompts
 
 from ._controls import baseline_rows, input_only_rows
+from ._extract import prompts_identity
 from ._fitting import Candidates, candidates, suits
 from ._logistic import LogisticProbe
 from ._mlp import MLPProbe
@@ -193,6 +194,12 @@ def check_inputs(acts: Any, prompts: LabelledPrompts, labels: Sequence[str], pro
     if n != len(prompts):
         raise ValueError(f"the activations have {n} rows, the prompts {len(prompts)} examples: they are of other "
                          "prompts; pass those that were given to extract")
+    identity = getattr(acts, "identity", {})
+    if "examples" in (read := identity.get("prompts", {})):
+        now = prompts_identity(prompts, identity.get("pool"))
+        if changed := [field for field in now if now[field] != read[field]]:
+            raise ValueError(f"the activations are of other prompts: {', '.join(changed)} differ; pass the prompts "
+                             "that were given to extract (other labels and splits are fine)")
     return sites
 
 

@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from probing import LogisticProbe, MLPProbe, Site, best, sweep, validate
 from probing._controls import baseline_rows, surface_features
+from probing._extract import prompts_identity
 from probing._fitting import fit_columns
 from probing._probe_site import SiteResult, best_of_layers_rows
 from probing._question import Question
@@ -229,6 +230,10 @@ def test_one_class_in_train_other_prompts_and_no_labels_are_told_apart():
         sweep(acts, LabelledPrompts("toy", prompts.tokens, prompts.lengths, flat, prompts.classes))
     with pytest.raises(ValueError, match="300 rows, the prompts 290 examples: they are of other prompts"):
         sweep(acts, LabelledPrompts("toy", prompts.tokens, prompts.lengths, prompts.examples[:290], prompts.classes))
+    acts.identity = {"prompts": prompts_identity(prompts)}
+    moved = LabelledPrompts("toy", prompts.tokens + 1, prompts.lengths, prompts.examples, prompts.classes)
+    with pytest.raises(ValueError, match="of other prompts: tokens differ"):
+        sweep(acts, moved)
     with pytest.raises(ValueError, match="there is no label to probe"):
         bare = prompts.examples[["prompt", "pos", "group", "split"]]
         sweep(acts, LabelledPrompts("toy", prompts.tokens, prompts.lengths, bare))
