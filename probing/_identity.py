@@ -57,9 +57,10 @@ def identify(model: TransformerBridge, *, anew: bool = False) -> ModelIdentity:
     """
     cfg, origin = model.cfg, SOURCES.get(model)
     hf_config = getattr(model.original_model, "config", None)
-    state = weights_state(model)
+    weights = _weights(model)  # once: walking through the modules of a bridge takes longer than hashing a small one
+    state = _state(model, weights)
     if anew or _DIGESTS.get(model, (None, ""))[0] != state:
-        _DIGESTS[model] = state, weights_digest(model)
+        _DIGESTS[model] = state, _digest(weights)
     return ModelIdentity(
         name=str(cfg.model_name), revision=origin.revision if origin else None, digest=_DIGESTS[model][1],
         config=_config_digest(hf_config.to_dict() if hf_config is not None else vars(cfg)),
@@ -77,17 +78,25 @@ def is_causal(model: TransformerBridge) -> bool:
 
 def weights_digest(model: TransformerBridge) -> str:
     """xxh3_128 over the weights, 32 hex digits; about 10 GB/s."""
+    return _digest(_weights(model))
+
+
+def weights_state(model: TransformerBridge) -> int:
+    """Changes whenever a weight is written in place or replaced (torch counts writes), at no cost."""
+    return _state(model, _weights(model))
+
+
+def _digest(weights: list[tuple[str, torch.Tensor]]) -> str:
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(_weights(model)):
+    for name, tensor in sorted(weights):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def weights_state(model: TransformerBridge) -> int:
-    """Changes whenever a weight is written in place or replaced (torch counts writes), at no cost."""
+def _state(model: TransformerBridge, weights: list[tuple[str, torch.Tensor]]) -> int:
     return hash((model.compatibility_mode,
-                 *((name, t.data_ptr(), 0 if t.is_inference() else t._version) for name, t in _weights(model))))
+                 *((name, t.data_ptr(), 0 if t.is_inference() else t._version) for name, t in weights)))
 
 
 def _weights(model: TransformerBridge) -> list[tuple[str, torch.Tensor]]:

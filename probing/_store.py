@@ -1,13 +1,13 @@
 """Activations on disk: one folder per identity, safetensors shards, and a JSON record that makes each shard count."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from ._shards import shard_bytes
 from ._sites import Site
 from ._store_files import (
     Identity,
@@ -40,12 +40,18 @@ class Store(StoreFiles):
     def sites(self) -> tuple[Site, ...]:
         return tuple(Site.parse(text) for text in self.identity["sites"])
 
-    def write(self, shard: int, tensors: Mapping[Site, Float[Tensor, "row _"]], rows: Tensor,
-              halved: int = 0) -> None:
-        """Store one shard, then its record. `rows` are the examples its rows belong to; `halved` is as in `put`."""
+    def write(self, shard: int, tensors: Mapping[Site, Float[Tensor, "row _"] | Sequence[Float[Tensor, "_ _"]]],
+              rows: Tensor, halved: int = 0) -> None:
+        """Store one shard, then its record.
+
+        Args:
+            tensors: The rows of each site, whole or in pieces, one below the other.
+            rows: The examples its rows belong to.
+            halved: As in `put`.
+        """
         header = canonical({"store": self.path.name, "shard": shard})
-        data = save({"rows": rows, **{str(site): x.contiguous() for site, x in tensors.items()}},
-                    metadata={"worldprobe": header})  # one key: safetensors writes several in any order
+        pieces = {str(site): [x] if isinstance(x, Tensor) else x for site, x in tensors.items()}
+        data = shard_bytes({"rows": [rows], **pieces}, {"worldprobe": header})
         self.put(shard, data, len(rows), halved)
 
     def read(self, site: Site) -> Float[Tensor, "example width"]:

@@ -41,3 +41,12 @@ def test_progress_counts_prompts_and_an_activation_that_is_not_finite_stops_the_
     prompts.tokens[3, 5] = 39
     with pytest.raises(ValueError, match=r"resid_pre\.0 at prompt 3, position 5 is not finite.*wider dtype"):
         list(read_batches(model, prompts, batch_size=3))
+
+
+@pytest.mark.parametrize("device_map", [{"": "cpu"}, {"transformer": "cpu", "lm_head": "cpu"}])
+def test_a_model_that_a_device_map_has_placed_is_read_the_same(gpt2_dir, device_map):
+    prompts = prompts_of()
+    whole, placed = (extract(load_model(gpt2_dir, **how), prompts, cache=False, random_init=None)
+                     for how in ({"device": "cpu"}, {"device_map": device_map}))
+    assert placed.identity == whole.identity
+    assert all(torch.equal(placed[site], whole[site]) for site in whole)
