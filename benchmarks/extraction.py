@@ -110,7 +110,7 @@ def times(runs: dict[str, Callable[[], object]], repeats: int) -> Iterator[dict[
 def markdown(table: pd.DataFrame) -> str:
     """A table that can be pasted into a page; the columns after the first are numbers."""
     lines = [list(table), ["---", *["---:"] * (len(table.columns) - 1)],
-             *([row[0], *map("{:.2f}".format, row[1:])] for row in table.itertuples(index=False))]
+             *([x if isinstance(x, str) else f"{x:.2f}" for x in row] for row in table.itertuples(index=False))]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
