@@ -85,7 +85,8 @@ def times(runs: dict[str, Callable[[], object]], repeats: int) -> Iterator[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=1000, help="prompts per run (default %(default)s)")
+    parser.add_argument("--games", type=int, default=1000,
+                        help="prompts per run, fewer where the model is wider (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="counted runs of each (default %(default)s)")
     parser.add_argument("--only", default="", help="models whose name contains this")
     args = parser.parse_args()
@@ -96,13 +97,15 @@ def main() -> None:
             torch.manual_seed(0)
             folder = Path(made) / str(len(worlds))
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-            prompts = random_prompts(args.games, config.n_positions, config.vocab_size)
+            n = max(1, args.games * 128**2 // config.n_embd**2)  # as much work as the games of the Othello model
+            prompts = random_prompts(n, config.n_positions, config.vocab_size)
             worlds[name] = folder, labelled(prompts), ["board"]
         for name, (folder, prompts, labels) in worlds.items():
             if args.only not in name:
                 continue
             table = pd.DataFrame(times(contenders(folder, prompts, labels), args.repeats))
-            print(f"\n{name}: {args.games} prompts, {len(prompts):,} rows, {torch.get_num_threads()} threads\n"
+            print(f"\n{name}: {len(prompts.tokens):,} prompts, {len(prompts):,} rows, "
+                  f"{torch.get_num_threads()} threads\n"
                   + table.to_string(index=False, float_format="%.3f".__mod__), flush=True)
 
 
