@@ -1,8 +1,10 @@
 """The causal effect of a direction: edits of activations, runs under edits, effects with their controls."""
 
 from ._controls import random_like
+from ._das import DAS, das_effect, fit_das
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
 from ._effect import applied_change, effect
+from ._interchange import InterchangePairs, interchange_pairs
 from ._last_token import LastToken
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
 from ._saliency import saliency
@@ -10,14 +12,19 @@ from ._specificity import reread
 from ._windows import Dose, best_dose, window_map, windows
 
 __all__ = [
+    "DAS",
     "Dose",
     "Edit",
+    "InterchangePairs",
     "LastToken",
     "applied_change",
     "best_dose",
     "compose",
+    "das_effect",
     "effect",
+    "fit_das",
     "hook",
+    "interchange_pairs",
     "kl",
     "logit_difference",
     "move_to",
