@@ -6,6 +6,8 @@ from ._edits import Edit, compose, hook, move_to, patch_from, project_out, refle
 from ._effect import applied_change, effect
 from ._interchange import InterchangePairs, interchange_pairs
 from ._last_token import LastToken
+from ._mediator import readout_mediator
+from ._mediator_words import verdict
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
 from ._saliency import saliency
 from ._specificity import reread
@@ -32,12 +34,14 @@ __all__ = [
     "probability_mass",
     "project_out",
     "random_like",
+    "readout_mediator",
     "reflect",
     "reread",
     "saliency",
     "set_error",
     "steer",
     "top1_right",
+    "verdict",
     "window_map",
     "windows",
 ]

@@ -198,7 +198,7 @@ def _mask(bound: Tensor, heat: float, rank: int) -> Float[Tensor, " rank"]:
 
 def _space(W: Tensor, bound: Tensor | None) -> Subspace:
     rank = W.shape[1] if bound is None else min(W.shape[1], max(1, round(bound.item())))
-    return Subspace(_qf(W.detach())[:, :rank].T.contiguous())
+    return Subspace(_qf(W.detach())[:, :rank].T.contiguous().cpu())
 
 
 _Chunk = tuple[_Batch, Int[Tensor, " pair"], Int[Tensor, " pair"]]
