@@ -9,16 +9,20 @@ from ._last_token import LastToken
 from ._mediator import readout_mediator
 from ._mediator_words import verdict
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
+from ._places import At
 from ._saliency import saliency
+from ._sequences import Sequences
 from ._specificity import reread
 from ._windows import Dose, best_dose, window_map, windows
 
 __all__ = [
+    "At",
     "DAS",
     "Dose",
     "Edit",
     "InterchangePairs",
     "LastToken",
+    "Sequences",
     "applied_change",
     "best_dose",
     "compose",

@@ -24,6 +24,7 @@ from tasks._prompts import Counterfactuals
 
 from ._caches import first_rows, map_cache, n_bytes, take_rows, tile, widen
 from ._edits import Edit
+from ._places import check_editable, inside
 
 Edits = Mapping[Site, Edit]
 Acts = dict[Site, Float[Tensor, "case d_model"]]
@@ -137,7 +138,7 @@ class LastToken:
         return part
 
     def logits(self, edits: Edits | None = None, read: Sequence[Site] = ()):
-        """(case, d_vocab) logits of the next token; with `read`, also {site: (case, d_model)} of the last token there,
+        """(case, d_vocab) logits of the next token; with `read`, also {site: (case, width)} of the last token there,
         edits of that site included."""
         out, acts = self._collect([edits or {}], read)
         return (out[0], {site: x[0] for site, x in acts.items()}) if read else out[0]
@@ -258,11 +259,11 @@ class LastToken:
             def edit(resid, hook):
                 if now.arms is None:
                     return resid
-                last = resid[:, now.position].reshape(len(now.arms), len(now.rows), -1)
-                rows = now.rows.to(resid.device)
-                new = [arm[site](x, rows) if site in arm else x for arm, x in zip(now.arms, last, strict=True)]
-                resid = resid.clone()
-                resid[:, now.position] = torch.cat(new).to(resid.dtype)
+                resid = resid.clone(memory_format=torch.contiguous_format)
+                last = inside(resid, site)[:, now.position]
+                rows, by_arm = now.rows.to(resid.device), last.clone().unflatten(0, (len(now.arms), len(now.rows)))
+                new = [arm[site](x, rows) if site in arm else x for arm, x in zip(now.arms, by_arm, strict=True)]
+                last.copy_(torch.cat(new))
                 return resid
 
             return edit
@@ -270,7 +271,8 @@ class LastToken:
         def read_at(site):
             def keep(resid, hook):
                 if now.arms is not None:
-                    now.read[site] = resid[:, now.position].reshape(len(now.arms), len(now.rows), -1).clone()
+                    last = inside(resid, site)[:, now.position]
+                    now.read[site] = last.unflatten(0, (len(now.arms), len(now.rows))).clone()
                 return resid
 
             return keep
@@ -280,18 +282,12 @@ class LastToken:
         return [(site.hook, edit_at(site)) for site in edited] + [(site.hook, read_at(site)) for site in read]
 
     def _check(self, arms: Sequence[Edits], read: Sequence[Site] = ()) -> None:
-        cfg = self.model.cfg
         for site, edit in ((site, edit) for arm in arms for site, edit in arm.items()):
-            if site.stream == "resid_mid":
-                raise ValueError(f"{site} cannot be edited: transformer-lens' resid_mid is the input of the MLP, so an "
-                                 f"edit there leaves the stream as it was; edit {Site('attn_out', site.layer)} instead")
-            if (width := getattr(edit, "width", None)) not in (None, cfg.d_model):
-                raise ValueError(f"the edit at {site} is {width} wide, the model's stream is {cfg.d_model} wide; fit "
-                                 "the direction on this model")
+            check_editable(self.model, site, edit)
             if (n := getattr(edit, "n_cases", 1)) != 1 and n <= int(self.rows.max()):
                 raise ValueError(f"the edit at {site} is for {n} cases, but there is a case number "
                                  f"{int(self.rows.max())}; give one row per case, or one row for all")
-        for site in {site for arm in arms for site in arm} | set(read):
+        for site in read:
             check_site(self.model, site)
 
     def _most(self, length: int) -> int:

@@ -27,15 +27,17 @@ def _config(family: str):
         return transformers.LlamaConfig(num_key_value_heads=2, **wide)
     if family == "mistral":  # a sliding window of 4 tokens
         return transformers.MistralConfig(num_key_value_heads=2, sliding_window=4, **wide)
+    if family == "bert":
+        return transformers.BertConfig(**wide)
     return transformers.GPTNeoXConfig(use_parallel_residual=True, rotary_pct=0.5, **wide)
 
 
 def _directory(family: str, path):
     """A Hugging Face directory with a word-level tokenizer and weights large enough to matter."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(_config(family))
+    model = (AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM).from_config(_config(family))
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim == 2:
