@@ -85,8 +85,9 @@ def _finding(rows: pd.DataFrame, name: str, learned: str) -> Finding:
 def verdict(table: pd.DataFrame) -> str:
     """The report in plain words: a headline on whether the model uses what is read, then a line per space.
 
-    The words follow from `findings`: *reads*, *is needed*, *is enough*. A space that is not enough although the learned
-    one is, or where none is found, is a *correlate*: readable, and not what the answer follows here.
+    The words follow from `findings`: *reads*, *is needed*, *is enough*. The model *uses* the label where a space is
+    both needed and enough. A space that is not enough although the learned one is, or where none is found, is a
+    *correlate*: readable, and not what the answer follows here.
     """
     found = findings(table)
     *spaces, learned = found.values()
@@ -97,14 +98,17 @@ def verdict(table: pd.DataFrame) -> str:
         head = f"No subspace of its rank was found at {site} whose interchange gives the answers that {label} calls for"
         head += f", though {label} can be read there: what is read is a correlate." if readers else \
             f", and {label} cannot be read there either."
-    elif any(f.enough for f in readers):
-        best = max((f for f in readers if f.enough), key=lambda f: f.iia)
-        head = (f"The model uses {label} at {site}, and the probe reads what the model uses: an interchange along "
-                f"{best.space} does {best.share:.0%} of what should change, the learned subspace {learned.share:.0%}.")
-    elif readers:
-        head = f"The model uses {label} at {site}, but the probe reads a correlate of what it uses."
     else:
-        head = f"The model uses {label} at {site}, and no given space reads it."
+        used = any(f.needed and f.enough for f in found.values())
+        head = f"The model uses {label} at {site}" if used else \
+            f"The answers follow {label} when it is changed at {site}, where it is not shown to be needed"
+        if enough := [f for f in readers if f.enough]:
+            best = max(enough, key=lambda f: f.iia)
+            head += (f", and the probe reads what the {'model uses' if used else 'answers follow'}: an interchange "
+                     f"along {best.space} does {best.share:.0%} of what should change, the learned subspace "
+                     f"{learned.share:.0%}.")
+        else:
+            head += ", but the probe reads a correlate of it." if readers else ", and no given space reads it."
     return "\n".join([head, *(_line(f, learned) for f in found.values())])
 
 
