@@ -5,7 +5,7 @@ Llama's SiLU with 1, 2 and 3 threads). Here whole batches are divided instead, w
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -16,7 +16,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], n: int) -> Iterator[Result]:
+def in_order(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item],
+             n: int) -> Generator[Result, None, None]:
     """`call(item)` of every item, in their order, at most `n` + 1 ahead of whoever asks; n = 0 calls when asked.
 
     Each of the `n` threads makes a `call` of its own with `make()`, and runs torch with a single thread. The first

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Shaped
 from numpy import ndarray
 from transformer_lens.model_bridge import TransformerBridge
@@ -26,6 +25,7 @@ from ._plan import Batch, plan_shards
 from ._pooling import Pool
 from ._progress import Progress
 from ._reading import Group, Reading, plan_reading
+from ._room import room
 from ._sites import Site
 from ._store import DTYPES, Identity, Store, canonical, explain_difference, widths
 
@@ -134,7 +134,7 @@ class _Work:
 
     def into_memory(self, identity: Identity, make: Callable[[], Reader]) -> Activations:
         n, dtype = identity["plan"]["n_examples"], DTYPES[self.dtype]
-        acts = {site: torch.empty(n, width, dtype=dtype) for site, width in widths(identity).items()}
+        acts = {site: room([n, width], dtype) for site, width in widths(identity).items()}
         for group in self._read(make(), range(len(self.shards))):
             for batch, kept in zip(group.batches, group.kept, strict=True):
                 for site, x in kept.items():

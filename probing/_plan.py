@@ -53,7 +53,7 @@ class Batch:
         """What picks this batch's rows out of (prompt, pos, width) activations, as a copy; they are on `device`."""
         if self.pool is None or self.start is None:
             return partial(probed, (self.prompt * self.width + self.pos).to(device))
-        return partial(pooled, *(x.to(device) for x in (self.prompt, self.start, self.pos)), self.pool)
+        return partial(pooled, self.prompt.to(device), self.start.to(device), self.pos.to(device), self.pool)
 
     def halved(self, times: int) -> "Iterator[Batch]":
         """The same rows in the same order from 2^times forward passes, or from one per prompt if that is fewer."""
@@ -108,9 +108,9 @@ def _batches(prompts: LabelledPrompts, order: Shaped[ndarray, " prompt"], cuts: 
     for cut, width in cuts:
         chosen = order[cut]
         ours = slice(*np.searchsorted(within, [cut.start, cut.start + len(chosen)]))
-        parts = [torch.from_numpy(x) for x in (chosen.copy(), rows[ours], within[ours] - cut.start, pos[ours])]
-        batches.append(Batch(parts[0], width, *parts[1:], None if start is None else torch.from_numpy(start[ours]),
-                             pool))
+        batches.append(Batch(torch.from_numpy(chosen.copy()), width, torch.from_numpy(rows[ours]),
+                             torch.from_numpy(within[ours] - cut.start), torch.from_numpy(pos[ours]),
+                             None if start is None else torch.from_numpy(start[ours]), pool))
     return batches
 
 

@@ -161,7 +161,7 @@ class StoreFiles:
                 _write(self.path / "identity.json", _pretty(what))
             yield
 
-    def put(self, shard: int, data: bytes | bytearray, rows: int, halved: int = 0) -> None:
+    def put(self, shard: int, data: bytes | memoryview, rows: int, halved: int = 0) -> None:
         """Store the bytes of one shard, then its record.
 
         Args:
@@ -280,7 +280,7 @@ def _writing(path: Path) -> Iterator[None]:
                          "with cache=... or the environment variable WORLDPROBE_CACHE") from error
 
 
-def _write(path: Path, data: bytes | bytearray) -> None:
+def _write(path: Path, data: bytes | memoryview) -> None:
     try:
         write_whole(path, data)
     except OSError as error:

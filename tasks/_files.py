@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes | bytearray) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Writes a file so that a reader, or a crash at any moment, sees the old bytes or the new, never a part.
 
     A temporary file `.NAME.*.tmp` beside it is written, synced and renamed, and the folder synced; everybody may read
