@@ -94,7 +94,12 @@ def verdict(table: pd.DataFrame) -> str:
     rows = table[table["control"].isna() & (table["intervention"] == "read")].iloc[0]
     label, site = rows["label"], f"{rows['stream']}.{rows['layer']}"
     readers = [f for f in spaces if f.reads]
-    if not learned.enough:
+    better = max(spaces, key=lambda f: f.iia)
+    if not learned.enough and better.enough:
+        head = (f"The search for a subspace at {site} fell short: {better.space}, which it was free to find, does "
+                f"{better.share:.0%} of what should change, the learned one {learned.share:.0%}. Search longer (steps) "
+                "before concluding.")
+    elif not learned.enough:
         head = f"No subspace of its rank was found at {site} whose interchange gives the answers that {label} calls for"
         head += f", though {label} can be read there: what is read is a correlate." if readers else \
             f", and {label} cannot be read there either."

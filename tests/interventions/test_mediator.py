@@ -65,6 +65,12 @@ def test_every_number_has_its_controls(end):
     assert set(angles["subset"]) == {"to other", "to das, rank 1"} and (angles["n"] == 2).all()
 
 
+def test_a_search_that_fell_short_is_not_taken_for_an_answer(end):
+    learned = (end["probe"] == "das, rank 1") & (end["intervention"] == "interchange") & end["control"].isna()
+    worse = end.assign(**{c: end[c].mask(learned, 0.5) for c in ("value", "ci_low", "ci_high")})
+    assert verdict(worse).startswith("The search for a subspace at resid_post.1 fell short: planted")
+
+
 def test_findings_want_one_report(end, mark):
     with pytest.raises(ValueError, match="one label at one site .* has 2"):
         verdict(pd.concat([end, mark]))
