@@ -1,28 +1,47 @@
 """The causal effect of a direction: edits of activations, runs under edits, effects with their controls."""
 
+from ._alterrep import AlterRep
+from ._amnesic import amnesic
 from ._controls import random_like
 from ._das import DAS, das_effect, fit_das
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
 from ._effect import applied_change, effect
+from ._erasers import Eraser
+from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
 from ._last_token import LastToken
+from ._leace import LEACE, OracleLEACE
 from ._mediator import readout_mediator
 from ._mediator_words import verdict
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
 from ._places import At
+from ._quadratic_leace import QuadraticLEACE
+from ._rlace import RLACE
 from ._saliency import saliency
+from ._scrubbing import Scrubbing, scrub
 from ._sequences import Sequences
 from ._specificity import reread
+from ._splince import SPLINCE
 from ._windows import Dose, best_dose, window_map, windows
 
 __all__ = [
+    "AlterRep",
     "At",
     "DAS",
     "Dose",
     "Edit",
+    "Eraser",
+    "INLP",
     "InterchangePairs",
+    "LEACE",
     "LastToken",
+    "OracleLEACE",
+    "QuadraticLEACE",
+    "RLACE",
+    "SPLINCE",
+    "Scrubbing",
     "Sequences",
+    "amnesic",
     "applied_change",
     "best_dose",
     "compose",
@@ -42,6 +61,7 @@ __all__ = [
     "reflect",
     "reread",
     "saliency",
+    "scrub",
     "set_error",
     "steer",
     "top1_right",
