@@ -9,6 +9,7 @@ from ._effect import applied_change, effect
 from ._erasers import Eraser
 from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
+from ._knockout import clamp, donors, knock_out, percentiles, position_means
 from ._last_token import LastToken
 from ._leace import LEACE, OracleLEACE
 from ._mediator import readout_mediator
@@ -44,16 +45,21 @@ __all__ = [
     "amnesic",
     "applied_change",
     "best_dose",
+    "clamp",
     "compose",
     "das_effect",
+    "donors",
     "effect",
     "fit_das",
     "hook",
     "interchange_pairs",
     "kl",
+    "knock_out",
     "logit_difference",
     "move_to",
     "patch_from",
+    "percentiles",
+    "position_means",
     "probability_mass",
     "project_out",
     "random_like",

@@ -119,12 +119,18 @@ class Sequences:
     def read(self, sites: Sequence[Site], edits: Arm | None = None) -> dict[Site, Float[Tensor, "case pos width"]]:
         """Activations at every position, edits of that site included; zero beyond the end of a prompt."""
         out: dict[Site, Tensor] = {}
-        for _, batch, _, kept in self._run([edits or {}], sites):
-            for site, (acts,) in kept.items():
+        for places, kept in self.stream(sites, edits):
+            for site, acts in kept.items():
                 if site not in out:
                     out[site] = acts.new_zeros(*self.tokens.shape, acts.shape[-1])
-                out[site][batch.places, : acts.shape[1]] = acts
+                out[site][places, : acts.shape[1]] = acts
         return out
+
+    def stream(self, sites: Sequence[Site], edits: Arm | None = None) -> Iterator[
+            tuple[Int[Tensor, " batch"], dict[Site, Float[Tensor, "batch pos width"]]]]:
+        """(places, {site: activations}) of one batch of equally long prompts after another, as in `read`."""
+        for _, batch, _, kept in self._run([edits or {}], sites):
+            yield batch.places, {site: acts[0] for site, acts in kept.items()}
 
     def _collect(self, arms: Sequence[Arm], score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         out = torch.empty(0, len(self), 0)
