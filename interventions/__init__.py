@@ -15,6 +15,7 @@ from ._leace import LEACE, OracleLEACE
 from ._mediator import readout_mediator
 from ._mediator_words import verdict
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
+from ._orthogonalise import orthogonalise, orthogonalised, writes
 from ._places import At
 from ._quadratic_leace import QuadraticLEACE
 from ._rlace import RLACE
@@ -57,6 +58,8 @@ __all__ = [
     "knock_out",
     "logit_difference",
     "move_to",
+    "orthogonalise",
+    "orthogonalised",
     "patch_from",
     "percentiles",
     "position_means",
@@ -74,4 +77,5 @@ __all__ = [
     "verdict",
     "window_map",
     "windows",
+    "writes",
 ]
