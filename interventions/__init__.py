@@ -15,6 +15,7 @@ from ._leace import LEACE, OracleLEACE
 from ._mediator import readout_mediator
 from ._mediator_words import verdict
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
+from ._nonlinear_edits import GradientEdit, circular_edit, magnitude_edit
 from ._orthogonalise import orthogonalise, orthogonalised, writes
 from ._places import At
 from ._quadratic_leace import QuadraticLEACE
@@ -33,6 +34,7 @@ __all__ = [
     "Dose",
     "Edit",
     "Eraser",
+    "GradientEdit",
     "INLP",
     "InterchangePairs",
     "LEACE",
@@ -46,6 +48,7 @@ __all__ = [
     "amnesic",
     "applied_change",
     "best_dose",
+    "circular_edit",
     "clamp",
     "compose",
     "das_effect",
@@ -57,6 +60,7 @@ __all__ = [
     "kl",
     "knock_out",
     "logit_difference",
+    "magnitude_edit",
     "move_to",
     "orthogonalise",
     "orthogonalised",
