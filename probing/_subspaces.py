@@ -61,8 +61,8 @@ class LinearPair:
     `read_` (..., direction, d_model): scores are X @ read_.T + const. `write_` has the same shape: how the activation
     moves when the label does. For two classes both have one row, which points from classes_[0] to classes_[1]; for
     more, a row per class, class minus the mean of all classes; for numbers, a row per target, and `write_` is in
-    activation units per unit of the target. With covariance Sigma the best read is Sigma^-1 write: classify along `read_`,
-    steer and erase along `write_`.
+    activation units per unit of the target. With covariance Sigma the best read is Sigma^-1 write: classify along
+    `read_`, steer and erase along `write_`.
     """
 
     read_: Float[ndarray, "*target direction d_model"]

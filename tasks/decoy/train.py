@@ -18,6 +18,7 @@ The same command again resumes.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from .._training import Decoder, save_gpt2, train, word_tokenizer
 from . import PLANTED_LAYER, WIDTH, WORDS, question, sequences
 
 TRAIN_SEED, HELD_OUT_SEED = 1001, 1002  # prompts and cases use seeds 0 and 1
-SHAPE = dict(n_layers=3, d_model=32, n_heads=4)
+SHAPE: dict[str, Any] = dict(n_layers=3, d_model=32, n_heads=4)
 STEPS, BATCH = 600, 128
 
 CARD = """---
