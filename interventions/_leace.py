@@ -58,8 +58,7 @@ class LEACE(Eraser):
             method: `orth` takes the same directions away by an orthogonal projection, which needs no covariance, erases
                 as well and moves the rows more.
             shrinkage: Of the covariance towards a multiple of the identity, 0 to 1, or `auto`, Ledoit and Wolf's,
-                which vanishes as rows grow. Any intensity erases; only 0 is least-squares on the fitting rows, and
-                below ten rows per dimension it is the worse one on others.
+                which vanishes as rows grow. Any intensity erases; only 0 moves the fitting rows least.
             affine: Keep the mean of the rows where it is; else the map is linear.
             tol: Smallest canonical correlation that is erased.
         Raises:

@@ -31,7 +31,7 @@ def fit(method, label, X, labels, train, dev):
     if method == "inlp_mass_mean":
         return INLP.fit(X[train], y[train], (X[dev], y[dev]), n_iterations=1, probe=probing.MassMeanProbe)
     if method == "rlace":
-        return RLACE.fit(X[train], y[train], 1, (X[dev], y[dev]), n_steps=24, check=24)
+        return RLACE.fit(X[train], y[train], 1, (X[dev], y[dev]), n_steps=16, check=16)
     if method == "splince":
         return SPLINCE.fit(X[train], y[train], other[train])
     return LEACE.fit(X[train], y[train], method=method)
@@ -40,7 +40,7 @@ def fit(method, label, X, labels, train, dev):
 def test_end_is_used_and_mark_is_not_by_every_method(world):
     """Accuracy after the erasure of each label, beside the same-rank random subspaces; one table of result rows."""
     model, X, labels, train, dev = world
-    cases = decoy.cases("end", n=120)
+    cases = decoy.cases("end", n=80)
     run, tables = LastToken.of(model, cases), []
     for method in METHODS:
         end, mark = (fit(method, label, X, labels, train, dev) for label in ("end", "mark"))
