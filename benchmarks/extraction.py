@@ -1,7 +1,7 @@
 """Time of reading every residual site, against a bare Hugging Face forward of the same batches.
 
     python -m benchmarks.extraction
-    python -m benchmarks.extraction --model ./my-checkpoint --prompts 400 --repeats 9
+    python -m benchmarks.extraction --model ./my-checkpoint --prompts 1000 --repeats 9
 
 The bare forward is `AutoModel` (no unembedding, no key/value cache) with its default attention; it keeps nothing.
 Ours keeps the embedding and the stream after every block at every position, checks that they are finite, and is
@@ -62,7 +62,7 @@ def contenders(folder: Path, n_prompts: int) -> tuple[dict[str, Callable[[], obj
     sites = residual_sites(model.cfg.n_layers)
     hooks = {site.hook for site in sites}
     inputs = [batch.inputs(prompts, is_causal(model), model.cfg.device)
-              for batch in plan_batches(prompts, is_causal(model))]
+              for batch in plan_batches(prompts, is_causal(model), device=torch.device(model.cfg.device).type)]
     cache = tempfile.TemporaryDirectory(prefix="benchmark-")
 
     def memory():
@@ -117,8 +117,8 @@ def markdown(table: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="model directory, reference model, or part of a name below; by default all")
-    parser.add_argument("--prompts", type=int, default=200, help="prompts per run (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="counted runs of each (default %(default)s)")
+    parser.add_argument("--prompts", type=int, default=400, help="prompts per run (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of each (default %(default)s)")
     args = parser.parse_args()
     reference = {name: Path(path) for name, path in tasks.reference_models().items()}
     folders = {name: reference[name] for name in [args.model or "othello"] if name in reference}

@@ -156,8 +156,8 @@ def plan_reading(model: TransformerBridge, prompts: LabelledPrompts, sites: Sequ
         ValueError: A site, the vocabulary or the context does not fit the model; the model trains or is edited.
     """
     sites = _checked(model, prompts, sites, pool)
-    batches = plan_batches(prompts, causal := is_causal(model), batch_size, pool)
     device = torch.device(model.cfg.device)
+    batches = plan_batches(prompts, causal := is_causal(model), batch_size, pool, device.type)
     for n in (3, 2, 1):
         few = sample_batch(batches, prompts, n)
         try:
