@@ -43,6 +43,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_numerics": "check_numerics",
     "_onion": "OnionProbe",
     "_rankings": "rank_neurons",
+    "_reading": "read_batches",
     "_result_files": "read_results write_results",
     "_results": "results_frame validate",
     "_ridge": "RidgeProbe",
