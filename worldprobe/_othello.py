@@ -49,7 +49,7 @@ from probing import (
 )
 from probing._controls import baseline_rows, input_only_rows
 from probing._probe_site import probe_site
-from probing._splits import splits_of
+from probing._splits import disjoint_splits
 from probing._sweep import correct_p_values
 from probing._threads import spread
 from tasks import LabelledPrompts, othello
@@ -233,7 +233,8 @@ def probe_stages(folder: Run, model, prompts, settings: Mapping, seed: int, log)
     def table(rows: list[dict]) -> pd.DataFrame:
         return results_frame([{**common, **row} for row in rows])
 
-    splits, asked = splits_of(acts, prompts), {label: PLAN[label] for label in settings["labels"]}
+    # every position counts, as in the papers: split by game, whose first moves may also occur in a training game
+    splits, asked = disjoint_splits(prompts), {label: PLAN[label] for label in settings["labels"]}
 
     def baselines() -> pd.DataFrame:
         rows = [row for label in asked for row in baseline_rows(prompts, label, seed, splits)]
