@@ -12,7 +12,7 @@ from itertools import compress
 import numpy as np
 import pandas as pd
 
-SCHEMA_VERSION = 2  # 1 had no p-values, no penalty, and no input-only control
+SCHEMA_VERSION = 3  # 2 had no place and size of an edit; 1 no p-values, penalty and input-only control
 COLUMNS = {
     "task": ("str", "the task, as in tasks.load(name)"),
     "model": ("str", "the model, as in probing.load_model(name); missing for controls that need no model"),
@@ -27,6 +27,11 @@ COLUMNS = {
     "intervention": ("str", "missing for a probe; else the verb: flip, erase, steer, patch, ..."),
     "alpha": ("float64", "dose of the edit, in `unit`"),
     "unit": ("str", "absolute, natural (class pattern distances), sd, norm, ..."),
+    "positions": ("str", "tokens that are edited: last, all, 3, -2, ..., or the name of a place; missing for a probe"),
+    "applied_norm": ("float64", "size of the edit, mean norm of what it adds at a token, in activation units"),
+    "norm_share": ("float64", "the same as a share of the norm of the activation it is added to"),
+    "class_distances": ("float64", "the same in distances between the class means along its direction"),
+    "sds": ("float64", "the same in standard deviations of activations along its direction"),
     "metric": ("str", "accuracy, f1, r2, set_error, recovery, ..."),
     "split": ("str", "train, validation, test; of edits choose or report"),
     "subset": ("str", "all, occupied, pos=11, target=c4, ..."),
@@ -37,14 +42,14 @@ COLUMNS = {
     "n_groups": ("Int64", "groups that the interval resamples"),
     "seed": ("Int64", "seed of whatever was random"),
     "penalty": ("float64", "C or alpha of the probe, chosen on validation where there were several"),
-    "p_value": ("float64", "how likely so high a value is if the label cannot be read"),
+    "p_value": ("float64", "how likely so extreme a value is where there is nothing"),
     "p_adjusted": ("float64", "the p-value after `correction` over all cells of the table that have one"),
     "correction": ("str", "benjamini_hochberg, holm or none"),
     "model_hash": ("str", "digest of the weights that were run"),
     "data_hash": ("str", "digest of the prompts or cases"),
 }
-_SAID = ("value", "ci_low", "ci_high", "n", "n_groups", "penalty", "p_value", "p_adjusted", "correction", "model_hash",
-         "data_hash")
+_SAID = ("applied_norm", "norm_share", "class_distances", "sds", "value", "ci_low", "ci_high", "n", "n_groups", "penalty",
+         "p_value", "p_adjusted", "correction", "model_hash", "data_hash")
 KEY = [c for c in COLUMNS if c not in _SAID]
 MIN_DRAWS = 20  # random directions behind a band
 _MODEL_FREE = ("majority", "majority_by_position", "shortcut:", "input_only", "ideal_null")
@@ -193,7 +198,7 @@ def _probes(version: int, table: pd.DataFrame) -> Rule:
 def _effects(table: pd.DataFrame) -> Rule:
     effects = ~_lacks(table, "intervention") & _lacks(table, "control")
     edits = table[~table["intervention"].isna()]
-    same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit"]
+    same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit", "positions"]
     bad = effects & ~_beside(table, edits[edits["control"] == "null"], same, arm)
     yield bad, f"an effect without its 'null' (no edit); add one with the same {', '.join(same)}, and arm or none."
     bands = edits[edits["control"] == "random_direction"]

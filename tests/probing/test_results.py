@@ -68,7 +68,8 @@ def test_a_null_may_hold_for_all_layers_but_a_band_only_for_its_own_edit():
     everywhere = {"stream": None, "layer": None, "layer_end": None, "probe": None, "alpha": None, "unit": None}
     null, band = EDIT_ROWS[1] | everywhere, EDIT_ROWS[2]
     validate(results_frame([EDIT, null, band]))
-    for change in ({"layer_end": 4}, {"alpha": 3.0}, {"probe": "logistic"}, {"metric": "error_ratio"}):
+    for change in ({"layer_end": 4}, {"alpha": 3.0}, {"probe": "logistic"}, {"metric": "error_ratio"},
+                   {"positions": "3"}):
         with pytest.raises(ResultsError, match="random_direction"):
             validate(results_frame([EDIT | change, null | {"metric": change.get("metric", "set_error")}, band]))
 
@@ -174,7 +175,7 @@ def test_an_edited_number_and_another_version_are_refused(tmp_path):
     path.write_text(text.replace("0.9,", "0.95,"))
     with pytest.raises(ResultsError, match="damaged or was edited"):
         read_results(path)
-    path.write_text(text.replace('"schema_version": 2', '"schema_version": 99'))
+    path.write_text(text.replace('"schema_version": 3', '"schema_version": 99'))
     with pytest.raises(ResultsError, match="schema version 99"):
         read_results(path)
 
