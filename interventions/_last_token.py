@@ -25,6 +25,7 @@ from tasks._prompts import Counterfactuals
 from ._caches import first_rows, map_cache, n_bytes, take_rows, tile, widen
 from ._edits import Edit
 from ._places import check_editable, inside
+from ._sampling import Sampling
 
 Edits = Mapping[Site, Edit]
 Acts = dict[Site, Float[Tensor, "case d_model"]]
@@ -42,11 +43,11 @@ class _Batch:
 
 @dataclass
 class _Now:
-    """What the hooks do at the moment: nothing, or edit and read `position` for some arms (stacked, arm-major)."""
+    """What the hooks do at the moment: nothing, or edit and read some `positions` for some arms (arm-major)."""
 
     rows: Int[Tensor, " batch"]
     arms: Sequence[Edits] | None = None
-    position: int = 0
+    positions: slice = field(default_factory=lambda: slice(-1, None))
     read: dict = field(default_factory=dict)
 
 
@@ -166,13 +167,32 @@ class LastToken:
         self._run(arms, take)
         return torch.empty(0, len(self), 0) if out is None else out
 
-    def generate(self, edits: Edits | None = None, n_tokens: int = 1) -> Int[Tensor, "case n_tokens"]:
-        """Greedy continuation of every case. Only the last token of the case is edited; the tokens that follow see
-        its edited keys and values."""
-        return self.generate_many([edits or {}], n_tokens)[0]
+    def generate(self, edits: Edits | None = None, n_tokens: int = 1, **how) -> Int[Tensor, "case n_tokens"]:
+        """The continuation of every case; `how` as in `generate_many`."""
+        return self.generate_many([edits or {}], n_tokens, **how)[0]
 
-    def generate_many(self, arms: Sequence[Edits], n_tokens: int = 1) -> Int[Tensor, "arm case n_tokens"]:
-        """`generate` of several arms at once."""
+    def generate_many(
+        self,
+        arms: Sequence[Edits],
+        n_tokens: int = 1,
+        *,
+        every_token: bool = False,
+        temperature: float | int = 0.0,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        seed: int = 0,
+    ) -> Int[Tensor, "arm case n_tokens"]:
+        """Continuations of every case under several arms: greedy, or sampled where the temperature is not 0.
+
+        What is drawn is a function of `seed`, the case and the arm, whatever runs in the same batch, and the beginning
+        of what is drawn when more tokens are wanted. All arms draw with the same numbers.
+
+        Args:
+            every_token: Edit every generated token as well, when it is read (ITI). Else only the last token of the
+                case is edited, and the tokens that follow see its edited keys and values.
+            temperature, top_k, top_p: As in Hugging Face's `generate`; temperature 0 takes the likeliest token.
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
         longest, n_ctx = int(self.lengths.max()), getattr(self.model.cfg, "n_ctx", None)
         if n_tokens < 1 or (n_ctx and longest + n_tokens - 1 > n_ctx):
             raise ValueError(f"n_tokens = {n_tokens} after a case of {longest} tokens; wanted at least 1, and all but "
@@ -181,23 +201,26 @@ class LastToken:
         out, now = torch.empty(len(arms), len(self), n_tokens, dtype=torch.long), _Now(self.rows)
         with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, (), now)):
             for batch in self._batches:
+                u = sampling.uniforms(batch.rows, n_tokens)
                 together = max(1, self._most(batch.tokens.shape[1] + n_tokens) // len(batch.rows))
                 for first in range(0, len(arms), together):
                     chunk = arms[first : first + together]
-                    out[first : first + len(chunk), batch.places] = self._continue(batch, chunk, n_tokens, now).cpu()
+                    new = self._continue(batch, chunk, now, every_token, sampling, u.repeat(len(chunk), 1))
+                    out[first : first + len(chunk), batch.places] = new.cpu()
         return out
 
-    def _continue(self, batch: _Batch, arms: Sequence[Edits], n_tokens: int, now: _Now) -> Tensor:
+    def _continue(self, batch: _Batch, arms: Sequence[Edits], now: _Now, every_token: bool, sampling: Sampling,
+                  u: Float[Tensor, "sequence n_tokens"]) -> Int[Tensor, "arm batch n_tokens"]:
         tokens, length = batch.tokens.repeat(len(arms), 1), batch.tokens.shape[1]
         cache = map_cache(self._prefix(batch), partial(tile, n=len(arms))) if self.shares_prefix else None
-        for step in range(n_tokens):
-            first = step == 0 or cache is None  # whole sequences are edited anew at every step
-            now.arms, now.rows = (arms if first else None), batch.rows
-            now.position = 0 if cache is not None else length - 1
-            logits = self._forward(tokens if cache is None else tokens[:, -1:], cache)
+        for draw in u.T:
+            seen = 0 if cache is None else cache.get_seq_length()  # without a cache all is edited anew at every step
+            now.positions = slice(max(0, length - 1 - seen), None if every_token else length - seen)
+            now.arms, now.rows = (arms if every_token or seen < length else None), batch.rows
+            logits = self._forward(tokens[:, seen:], cache)
             now.arms = None
-            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True).to(tokens)], dim=1)
-        return tokens[:, length:].view(len(arms), len(batch.rows), n_tokens)
+            tokens = torch.cat([tokens, sampling.pick(logits, draw)[:, None].to(tokens)], dim=1)
+        return tokens[:, length:].view(len(arms), len(batch.rows), -1)
 
     def _collect(self, arms: Sequence[Edits], read: Sequence[Site]):
         out: list = []
@@ -230,7 +253,7 @@ class LastToken:
                     n = len(chunk) * len(batch.rows)
                     cache = None if wide is None else map_cache(wide, partial(first_rows, n=n))
                     tokens = batch.tokens[:, -1:] if prefix is not None else batch.tokens
-                    now.arms, now.rows, now.position = chunk, batch.rows, tokens.shape[1] - 1
+                    now.arms, now.rows, now.positions = chunk, batch.rows, slice(-1, None)
                     logits = self._forward(tokens.repeat(len(chunk), 1), cache)
                     now.arms = None
                     take(first, batch, logits.reshape(len(chunk), len(batch.rows), -1), now.read)
@@ -260,10 +283,11 @@ class LastToken:
                 if now.arms is None:
                     return resid
                 resid = resid.clone(memory_format=torch.contiguous_format)
-                last = inside(resid, site)[:, now.position]
-                rows, by_arm = now.rows.to(resid.device), last.clone().unflatten(0, (len(now.arms), len(now.rows)))
+                acts = inside(resid, site)[:, now.positions]
+                rows = now.rows.to(resid.device).repeat_interleave(acts.shape[1])
+                by_arm = acts.flatten(0, 1).clone().unflatten(0, (len(now.arms), len(rows)))
                 new = [arm[site](x, rows) if site in arm else x for arm, x in zip(now.arms, by_arm, strict=True)]
-                last.copy_(torch.cat(new))
+                acts.copy_(torch.cat(new).view_as(acts))
                 return resid
 
             return edit
@@ -271,7 +295,7 @@ class LastToken:
         def read_at(site):
             def keep(resid, hook):
                 if now.arms is not None:
-                    last = inside(resid, site)[:, now.position]
+                    last = inside(resid, site)[:, -1]
                     now.read[site] = last.unflatten(0, (len(now.arms), len(now.rows))).clone()
                 return resid
 

@@ -82,6 +82,11 @@ class At:
                              f"{int(lengths[case])} tokens; positions count from 0, or from -1 backwards")
         return torch.arange(len(rows)).repeat_interleave(at.shape[1]), at.flatten()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it acts on every token or on the last one, and so on generated tokens where those are edited too."""
+        return self.positions is None or bool((torch.as_tensor(self.positions) == -1).all())
+
     def numbers(self, rows: Rows, positions: Rows, longest: int) -> Rows:
         """What the edit is given as `rows`."""
         return {"case": rows, "position": positions, "token": rows * longest + positions}[self.by]

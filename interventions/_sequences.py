@@ -17,14 +17,18 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 
+from probing._identity import is_causal
 from probing._models import check_site
 from probing._sites import Site
 from tasks._prompts import Counterfactuals
 
 from ._edits import Edit
+from ._last_token import LastToken
 from ._midway import Output, entered, is_one_stream, recorded
 from ._places import At, check_editable, inside
+from ._sampling import Sampling
 
 Arm = Mapping[Site, Edit | At | Sequence[At]]
 Edited = dict[Site, list[At]]
@@ -45,11 +49,24 @@ class _Batch:
 
 @dataclass
 class _Pass:
-    """One forward pass: some arms (stacked, arm-major) of a batch, and what its hooks keep."""
+    """One forward pass: some arms (stacked, arm-major) of a batch, and what its hooks keep. When text is generated, the
+    first `seen` positions are in a cache already, and the edits go on at `generated` tokens after the prompt."""
 
     arms: Sequence[Edited]
     batch: _Batch
     kept: dict[Site, Tensor] = field(default_factory=dict)
+    seen: int = 0
+    generated: int = 0
+
+    def places(self, at: At) -> tuple[Int[Tensor, " edited"], Int[Tensor, " edited"]]:
+        """(which case of the batch, position) of everything that this pass edits."""
+        index, pos = at.places(self.batch.rows.cpu(), self.batch.lengths)
+        if self.generated and at.goes_on:
+            after = torch.arange(self.generated) + self.batch.tokens.shape[1]
+            new = torch.cartesian_prod(torch.arange(len(self.batch.rows)), after)
+            index, pos = torch.cat([index, new[:, 0]]), torch.cat([pos, new[:, 1]])
+        here = pos >= self.seen
+        return index[here], pos[here]
 
 
 class Sequences:
@@ -131,6 +148,70 @@ class Sequences:
         """(places, {site: activations}) of one batch of equally long prompts after another, as in `read`."""
         for _, batch, _, kept in self._run([edits or {}], sites):
             yield batch.places, {site: acts[0] for site, acts in kept.items()}
+
+    def generate(self, edits: Arm | None = None, n_tokens: int = 1, **how) -> Int[Tensor, "case n_tokens"]:
+        """The continuation of every case; `how` as in `generate_many`."""
+        return self.generate_many([edits or {}], n_tokens, **how)[0]
+
+    def generate_many(
+        self,
+        arms: Sequence[Arm],
+        n_tokens: int = 1,
+        *,
+        every_token: bool = False,
+        temperature: float | int = 0.0,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        seed: int = 0,
+    ) -> Int[Tensor, "arm case n_tokens"]:
+        """Continuations of every case under several arms, as `LastToken.generate_many`; every arm runs the prompt.
+
+        Args:
+            every_token: Edits of every token and of the last one (positions None and -1) act on every generated token
+                as well, when it is read; edits of other positions stay in the prompt, as all do without it.
+        """
+        sampling, edited = Sampling(temperature, top_k, top_p, seed), [_lists(arm) for arm in arms]
+        self._check(edited, ())
+        self._check_generation(edited, n_tokens, every_token)
+        few = self.lengths.argsort()[-2:]
+        cached = LastToken(self.model, self.tokens[few], self.lengths[few]).shares_prefix
+        out = torch.empty(len(arms), len(self), n_tokens, dtype=torch.long)
+        for batch in self._batches:
+            u = sampling.uniforms(batch.rows, n_tokens)
+            together = max(1, self.batch_tokens // (len(batch.rows) * (batch.tokens.shape[1] + n_tokens)))
+            for first in range(0, len(arms), together):
+                now = _Pass(edited[first : first + together], batch)
+                tokens = self._continue(now, every_token, sampling, u.repeat(len(now.arms), 1), cached)
+                out[first : first + len(now.arms), batch.places] = tokens.cpu()
+        return out
+
+    def _continue(self, now: _Pass, every_token: bool, sampling: Sampling, u: Float[Tensor, "sequence n_tokens"],
+                  cached: bool) -> Int[Tensor, "arm batch n_tokens"]:
+        tokens, length = now.batch.tokens.repeat(len(now.arms), 1), now.batch.tokens.shape[1]
+        cache = DynamicCache(config=self.model.original_model.config) if cached else None
+        options = {"past_key_values": cache, "use_cache": True} if cached else self._options
+        brief = {"logits_to_keep": 1} if self._selects else {}
+        with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(now, ())):
+            for draw in u.T:
+                now.seen = 0 if cache is None else cache.get_seq_length()
+                now.generated = tokens.shape[1] - length if every_token else 0
+                logits = self.model(tokens[:, now.seen :], **brief, **options)[:, -1]
+                tokens = torch.cat([tokens, sampling.pick(logits, draw)[:, None].to(tokens)], dim=1)
+        return tokens[:, length:].view(len(now.arms), len(now.batch.rows), -1)
+
+    def _check_generation(self, arms: Sequence[Edited], n_tokens: int, every_token: bool) -> None:
+        longest, n_ctx = int(self.lengths.max()), getattr(self.model.cfg, "n_ctx", None)
+        if n_tokens < 1 or (n_ctx and longest + n_tokens - 1 > n_ctx):
+            raise ValueError(f"n_tokens = {n_tokens} after a case of {longest} tokens; wanted at least 1, and all but "
+                             f"the last within the context of {n_ctx}")
+        if not is_causal(self.model):
+            raise ValueError(f"{type(self.model.original_model).__name__} is an encoder and generates nothing; take a "
+                             "decoder")
+        for site, at in ((site, at) for arm in arms for site, edits in arm.items() for at in edits):
+            n, wanted = getattr(at.edit, "n_cases", 1), longest + n_tokens - 1
+            if every_token and at.goes_on and n != 1 and (at.by == "token" or (at.by == "position" and n < wanted)):
+                raise ValueError(f"the edit at {site} has constants for {n} {at.by}s, but the generated tokens are "
+                                 f"edited too; give one for all, one per case, or one for each of {wanted} positions")
 
     def _collect(self, arms: Sequence[Arm], score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         out = torch.empty(0, len(self), 0)
@@ -220,9 +301,11 @@ class Sequences:
                 by_arm = inside(acts, site).unflatten(0, (len(now.arms), len(now.batch.rows)))
                 for arm, edits in zip(by_arm, now.arms, strict=True):
                     for at in edits.get(site, ()):
-                        index, pos = at.places(now.batch.rows.cpu(), now.batch.lengths)
+                        index, pos = now.places(at)
+                        if not len(index):
+                            continue
                         rows = at.numbers(now.batch.rows.cpu()[index], pos, self.tokens.shape[1])
-                        where = index.to(acts.device), pos.to(acts.device)
+                        where = index.to(acts.device), (pos - now.seen).to(acts.device)
                         arm[where] = at.edit(arm[where], rows.to(acts.device)).to(acts.dtype)
                 return acts
 
