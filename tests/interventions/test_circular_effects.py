@@ -1,4 +1,5 @@
-"""On a model that answers from a circle, the whole state, its components, the circle and a random plane do ever less."""
+"""On a model that answers from a circle, the whole state, its components, the circle and a random plane do ever less.
+"""
 
 import numpy as np
 import pytest
