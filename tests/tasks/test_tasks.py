@@ -7,7 +7,7 @@ import pytest
 
 import tasks
 
-SMALL = {"decoy": dict(n=60), "othello": dict(n=40)}
+SMALL = {"decoy": dict(n=60), "maze": dict(n=60), "othello": dict(n=40)}
 
 
 def test_othello_is_available_and_private_modules_are_not():

@@ -1,0 +1,29 @@
+"""Maze: a lattice maze given as a list of passages, whose map is to be found inside the model that walks it.
+
+    prompts = tasks.maze.load(n=2000, seed=0)                    # the passages, read from <PATH_START>
+    prompts = tasks.maze.load(size=7, generator="wilson", at="path")
+    mazes = tasks.maze.random_mazes(1000, size=6, generator="dfs_percolation", p=0.1)
+    print(tasks.maze.draw(mazes, 0))
+    tasks.maze.behaviour(model, mazes).mean()                    # exact, valid and target-reaching rollouts
+"""
+
+from ._behaviour import behaviour, score
+from ._generators import GENERATORS
+from ._labels import by_degree, load
+from ._lattice import (
+    connect,
+    degrees,
+    distances,
+    edge_names,
+    edges,
+    identities,
+    open_edges,
+    shortest_paths,
+    ways,
+)
+from ._mazes import Mazes, draw, is_tree, random_mazes, solve
+from ._tokens import parse, to_ids, to_text, tokenise, words
+
+__all__ = ["GENERATORS", "Mazes", "behaviour", "by_degree", "connect", "degrees", "distances", "draw", "edge_names",
+           "edges", "identities", "is_tree", "load", "open_edges", "parse", "random_mazes", "score", "shortest_paths",
+           "solve", "to_ids", "to_text", "tokenise", "ways", "words"]

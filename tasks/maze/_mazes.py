@@ -1,0 +1,168 @@
+"""Mazes with a way to find: passages, two ends, and a shortest path between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from ._generators import GENERATORS
+from ._lattice import Connections, Shape, distances, shape_of, shortest_paths, ways
+
+_CHUNK_CELLS, _MOST, _FEWEST = 2**16, 2048, 16  # cells and mazes made at a time: the working set stays in the cache
+_PATIENCE = 50  # chunks in a row without a maze that will do
+
+
+@dataclass(frozen=True)
+class Mazes:
+    """Solved mazes of one shape.
+
+    Attributes:
+        connections: (maze, 2, row, col), see `_lattice`.
+        paths: (maze, node) cells of a shortest path from origin to target, -1 past its end.
+    """
+
+    connections: Connections
+    paths: Int[ndarray, "maze node"]
+
+    def __post_init__(self):
+        if self.connections[:, 0, -1].any() or self.connections[:, 1, :, -1].any():
+            raise ValueError("a passage leads off the lattice: the last row of plane 0 (down) and the last column of "
+                             "plane 1 (right) must be False in every maze")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows) -> "Mazes":
+        """Some of the mazes, by mask, slice or index."""
+        paths = self.paths[rows]
+        return Mazes(self.connections[rows], paths[:, : max(1, int((paths >= 0).sum(1).max(initial=1)))])
+
+    @property
+    def shape(self) -> Shape:
+        return self.connections.shape[2:]
+
+    @property
+    def origins(self) -> Int[ndarray, " maze"]:
+        return self.paths[:, 0]
+
+    @property
+    def targets(self) -> Int[ndarray, " maze"]:
+        return self.paths[np.arange(len(self)), self.n_nodes - 1]
+
+    @property
+    def n_nodes(self) -> Int[ndarray, " maze"]:
+        """Cells on the path of each maze, both ends counted."""
+        return (self.paths >= 0).sum(1)
+
+    @cached_property
+    def ways_forward(self) -> Int[ndarray, "maze node"]:
+        """Passages at each cell of the path other than the one it was entered by; 0 at the target and past it.
+        More than one makes the cell a decision."""
+        maze, node = np.nonzero(self.paths[:, 1:] >= 0)
+        out = np.zeros(self.paths.shape, np.int64)
+        out[maze, node] = ways(self.connections)[maze, self.paths[maze, node]].sum(1) - (node > 0)
+        return out
+
+
+def random_mazes(n: int, size: int | tuple[int, int] = 5, generator: str = "dfs", seed: int | Sequence[int] = 0, *,
+                 min_nodes: int = 2, **options) -> Mazes:
+    """`n` random mazes with two different ends, drawn uniformly from the component of the cell where the maze began.
+
+    Maze i of a seed is the same whatever `n`. A maze whose component is a single cell (percolation), or whose path is
+    shorter than `min_nodes`, is passed over.
+
+    Args:
+        generator: `dfs`, `prim`, `wilson`, `kruskal`, `percolation` or `dfs_percolation`; `options` are its own.
+        min_nodes: Fewest cells on the path; Ivanitskiy et al. evaluate with 6.
+    """
+    shape = shape_of(size)
+    if n < 1:
+        raise ValueError(f"n is the number of mazes, at least 1, not {n}")
+    if generator not in GENERATORS:
+        raise ValueError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
+    at_a_time = int(np.clip(_CHUNK_CELLS // (shape[0] * shape[1]), _FEWEST, _MOST))
+    name = list(GENERATORS).index(generator)
+    found, count, chunk, dry = [], 0, 0, 0
+    while count < n and dry < _PATIENCE:
+        rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), *shape, name, chunk])
+        connections, start = GENERATORS[generator](at_a_time, shape, rng, **options)
+        origin, target, apart = _ends(connections, start, rng)
+        paths = shortest_paths(connections[apart], origin[apart], target[apart])
+        long = (paths >= 0).sum(1) >= min_nodes
+        found.append((connections[apart][long], paths[long]))
+        count, chunk, dry = count + int(long.sum()), chunk + 1, 0 if long.any() else dry + 1
+    if count < n:
+        raise ValueError(f"found only {count} of {n} {generator} mazes of {shape[0]}x{shape[1]} with a path of at "
+                         f"least {min_nodes} cells; ask for fewer or shorter ones, or more passages")
+    widest = max(paths.shape[1] for _, paths in found)
+    padded = [np.pad(paths, ((0, 0), (0, widest - paths.shape[1])), constant_values=-1) for _, paths in found]
+    return Mazes(np.concatenate([c for c, _ in found])[:n], np.concatenate(padded)[:n])[slice(None)]
+
+
+def _ends(connections: Connections, start: Int[ndarray, " maze"], rng: np.random.Generator
+          ) -> tuple[Int[ndarray, " maze"], Int[ndarray, " maze"], Bool[ndarray, " maze"]]:
+    """Two different cells of the component of `start`, and whether it has two."""
+    component, maze = distances(connections, start) >= 0, np.arange(len(connections))
+    keys = np.where(component, rng.random(component.shape), -1)
+    origin = keys.argmax(1)
+    keys[maze, origin] = -1
+    return origin, keys.argmax(1), component.sum(1) > 1
+
+
+def solve(connections: Connections | Sequence[Bool[ndarray, "2 row col"]],
+          ends: Int[ndarray, "maze 2"] | Int[ndarray, "maze 2 2"] | None = None, seed: int = 0) -> Mazes:
+    """Mazes of your own with their shortest paths.
+
+    Args:
+        connections: (maze, 2, row, col), or a list of (2, row, col): see `tasks.maze.Mazes`.
+        ends: Origin and target of each, as cells (row * n_columns + column) or as (row, column) pairs; random ones of
+            the component of a random cell with a passage, unless given.
+    Raises:
+        ValueError: Shapes differ, a passage leads off the lattice, or no passages join two ends.
+    """
+    shapes = [np.shape(maze) for maze in connections]
+    if other := [i for i, shape in enumerate(shapes) if shape != shapes[0] or len(shape) != 3 or shape[0] != 2]:
+        raise ValueError(f"mazes must all be (2, rows, columns) of one size: maze {other[0]} is {shapes[other[0]]}, "
+                         f"maze 0 is {shapes[0]}; solve each size by itself")
+    whole = np.asarray(connections, bool)
+    shape = shape_of(tuple(whole.shape[2:]))
+    if ends is None:
+        origin, target = _random_ends(whole, np.random.default_rng(seed))
+    else:
+        pairs = np.asarray(ends)
+        cells = pairs if pairs.ndim == 2 else np.ravel_multi_index(tuple(np.moveaxis(pairs, -1, 0)), shape)
+        origin, target = cells[:, 0], cells[:, 1]
+    return Mazes(whole, shortest_paths(whole, origin, target))
+
+
+def _random_ends(connections: Connections, rng: np.random.Generator) -> tuple[ndarray, ndarray]:
+    exits = ways(connections).any(-1)
+    if len(closed := np.flatnonzero(~exits.any(axis=1))):
+        raise ValueError(f"maze {closed[0]} has no passage at all, so it has no two ends; drop it")
+    start = np.where(exits, rng.random(exits.shape), -1).argmax(1)
+    origin, target, _ = _ends(connections, start, rng)
+    return origin, target
+
+
+def is_tree(mazes: Mazes) -> Bool[ndarray, " maze"]:
+    """Whether exactly one path joins any two cells of the origin's component: it has one passage fewer than cells."""
+    inside = distances(mazes.connections, mazes.origins) >= 0
+    n_ends = (ways(mazes.connections).sum(-1) * inside).sum(1)  # each passage counted from both sides
+    return n_ends == 2 * (inside.sum(1) - 1)
+
+
+def draw(mazes: Mazes, row: int) -> str:
+    """One maze as text: `#` walls, `O` origin, `X` target, `.` the path between."""
+    (rows, cols), (down, right) = mazes.shape, mazes.connections[row]
+    canvas = np.full((2 * rows + 1, 2 * cols + 1), "#")
+    canvas[1::2, 1::2] = " "
+    canvas[2::2, 1::2] = np.where(down, " ", "#")
+    canvas[1::2, 2::2] = np.where(right, " ", "#")
+    at = [(2 * (cell // cols) + 1, 2 * (cell % cols) + 1) for cell in mazes.paths[row].tolist() if cell >= 0]
+    for (y, x), (to_y, to_x) in zip(at, at[1:], strict=False):
+        canvas[y, x] = canvas[(y + to_y) // 2, (x + to_x) // 2] = "."
+    canvas[at[0]], canvas[at[-1]] = "O", "X"
+    return "\n".join("".join(line) for line in canvas)
