@@ -5,7 +5,7 @@ from ._amnesic import amnesic
 from ._controls import random_like
 from ._das import DAS, das_effect, fit_das
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
-from ._effect import applied_change, effect
+from ._effect import effect
 from ._erasers import Eraser
 from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
@@ -20,12 +20,13 @@ from ._orthogonalise import orthogonalise, orthogonalised, writes
 from ._places import At
 from ._quadratic_leace import QuadraticLEACE
 from ._rlace import RLACE
+from ._runs import applied_change
 from ._saliency import saliency
 from ._scrubbing import Scrubbing, scrub
 from ._sequences import Sequences
 from ._specificity import reread
 from ._splince import SPLINCE
-from ._windows import Dose, best_dose, window_map, windows
+from ._windows import Dose, best_dose, position_map, window_map, windows
 
 __all__ = [
     "AlterRep",
@@ -66,6 +67,7 @@ __all__ = [
     "orthogonalised",
     "patch_from",
     "percentiles",
+    "position_map",
     "position_means",
     "probability_mass",
     "project_out",

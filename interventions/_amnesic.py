@@ -1,27 +1,27 @@
 """Amnesic probing: is what an eraser takes out of the activations something that the model answers with?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from numpy import ndarray
 
 from probing._results import results_frame
 from probing._sites import Site
-from probing._statistics import bootstrap_mean
 from probing._subspaces import Subspace
 from tasks._prompts import Counterfactuals
 
 from ._controls import random_like
 from ._edits import compose, steer
-from ._effect import against, applied_change, on_split, row_context
+from ._effect_rows import EffectRows, row_context
 from ._erasers import Eraser
 from ._last_token import Edits
 from ._leace import OracleLEACE
+from ._measures import against
 from ._metrics import kl, top1_right
+from ._places import Positions
+from ._runs import Arm, applied_change, counted_by, on_split, placed, positions_name
 
 Erasers = Mapping[Site, Eraser]
 
@@ -34,12 +34,13 @@ def amnesic(
     probe: str,
     others: Mapping[str, Erasers] | None = None,
     restored: Mapping[Site, OracleLEACE] | None = None,
+    positions: Positions = -1,
     n_random: int = 20,
     split: str = "report",
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
-    """What the model still answers after the erasure, at the last token and all sites together: result rows.
+    """What the model still answers after the erasure, at all sites together: result rows.
 
     `accuracy`, the share of cases whose likeliest token is among those that are right before any change, and `kl`,
     KL(unedited || erased) of the next token in nats. The dose, in the unit `rank`, counts dimensions over all sites.
@@ -55,7 +56,8 @@ def amnesic(
       effect that this does not undo came from something else that left with the label.
 
     Args:
-        model: A model, or the `LastToken` of these cases.
+        model: A model, or the `LastToken` or `Sequences` of these cases.
+        positions: Which tokens are erased, see `At`; the last one unless given.
         probe: Name of the eraser, for the rows.
         restored: Oracle erasers of the label whose codes are `was` in the cases, fitted at the same sites.
     Raises:
@@ -69,7 +71,7 @@ def amnesic(
     if not rank:
         raise ValueError("the erasers take no dimension at any site: the label was not found there; look at how they "
                          "were fitted")
-    run = on_split(model, cases, split)
+    run = on_split(model, cases, split, positions)
     unedited = run.logits()
     right = against(run, cases.right_before, top1_right)
 
@@ -83,17 +85,23 @@ def amnesic(
     if restored is not None:
         was = cases.cases["was"].to_numpy()
         arms["label_restored"] = {site: compose(edit, steer(restored[site].shift(was))) for site, edit in edits.items()}
-    bands: dict[str, Sequence[Edits]] = {
-        "random_subspace": [as_edits(random_erasers(erasers, seed + i)) for i in range(n_random)],
-        "random_coordinates": [as_edits(random_erasers(erasers, seed + i, axes=True)) for i in range(n_random)],
-        "random_direction": random_like(applied_change(run, edits), n_random, seed),
-    }
-    values = run.measure([*arms.values(), *chain(*bands.values())], numbers).numpy()
+    drawn = {"random_subspace": [as_edits(random_erasers(erasers, seed + i)) for i in range(n_random)],
+             "random_coordinates": [as_edits(random_erasers(erasers, seed + i, axes=True)) for i in range(n_random)]}
+    bands: dict[str, list[Arm]] = {name: [placed(run, e, positions) for e in of] for name, of in drawn.items()}
+    bands["random_direction"] = [placed(run, e, positions, counted_by(positions))
+                                 for e in random_like(applied_change(run, edits, positions), n_random, seed)]
+    every = [*(placed(run, e, positions) for e in arms.values()), *chain(*bands.values())]
+    values = run.measure(every, numbers).numpy()
     common = row_context(run, cases, sites, split=split, seed=seed, identity=identity, probe=probe,
-                         intervention="erase", alpha=rank, unit="rank")
-    groups = cases.cases["group"].to_numpy()[run.rows.numpy()]
-    rows = _means(arms, values, groups, seed) + _bands(bands, values[len(arms) :], n_random)
-    return results_frame({**common, **row} for row in rows)
+                         intervention="erase", alpha=rank, unit="rank", positions=positions_name(positions))
+    rows = EffectRows(common, cases.cases["group"].to_numpy()[run.rows.numpy()], seed)
+    for which, metric in enumerate(("accuracy", "kl")):
+        for name, of_arm in zip(arms, values, strict=False):
+            dose = {"alpha": None, "unit": None} if name == "null" else {}
+            rows.mean(of_arm[:, which], metric=metric, control=name, **dose)
+        for name, of_draws in zip(bands, np.split(values[len(arms) :], len(bands)), strict=True):
+            rows.band(of_draws[..., which].mean(1), metric=metric, control=name)
+    return results_frame(rows.rows)
 
 
 def as_edits(erasers: Erasers) -> Edits:
@@ -109,29 +117,3 @@ def random_erasers(erasers: Erasers, seed: int = 0, axes: bool = False) -> dict[
         span = torch.from_numpy(rows)
         drawn[site] = Eraser.onto(Subspace.spanned_by(span) if eraser.rank else Subspace(span), eraser.mean)
     return drawn
-
-
-METRICS = ("accuracy", "kl")
-
-
-def _means(arms: Mapping[str | None, Edits], values: Float[ndarray, "arm case number"], groups: ndarray,
-           seed: int) -> list[dict]:
-    rows = []
-    for name, of_arm in zip(arms, values, strict=False):
-        dose = {"alpha": None, "unit": None} if name == "null" else {}
-        for metric, of_metric in zip(METRICS, of_arm.T, strict=True):
-            value, low, high = bootstrap_mean(of_metric, groups, seed=seed)
-            rows.append({"control": name, "metric": metric, "value": value, "ci_low": low, "ci_high": high,
-                         "n": len(groups), "n_groups": len(np.unique(groups)), **dose})
-    return rows
-
-
-def _bands(bands: Mapping[str, Sequence[Edits]], values: Float[ndarray, "draw case number"],
-           n_random: int) -> list[dict]:
-    rows = []
-    for name, draws in zip(bands, values.mean(1).reshape(len(bands), n_random, -1), strict=True):
-        for metric, of_metric in zip(METRICS, draws.T, strict=True):
-            mean, (low, high) = of_metric.mean(), np.percentile(of_metric, [5, 95])
-            rows.append({"control": name, "metric": metric, "value": mean, "ci_low": min(low, mean),
-                         "ci_high": max(high, mean), "n": n_random})
-    return rows

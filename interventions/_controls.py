@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probing._sites import Site
+from probing._subspaces import Subspace
 
 from ._edits import Edit, SizedEdit
 
-Change = Mapping[Site, Float[Tensor, "case d_model"]]
+Change = Mapping[Site, Float[Tensor, "_ _"]]
+SHARE = 0.9  # of the variance, in the components that stand for the data
 
 
 def rescaled(direction: Float[Tensor, "... d_model"], like: Float[Tensor, "case d_model"]) -> Tensor:
@@ -20,31 +22,87 @@ def rescaled(direction: Float[Tensor, "... d_model"], like: Float[Tensor, "case 
     return direction * torch.where(norm > 0, like.norm(dim=-1, keepdim=True) / norm.clamp_min(1e-30), 0)
 
 
-def random_like(change: Change, n_draws: int, seed: int = 0) -> list[dict[Site, Edit]]:
+def random_like(change: Change, n_draws: int, seed: int = 0, sign: float | int = 1.0) -> list[dict[Site, Edit]]:
     """Arms that add `change` turned by a random rotation, one rotation per draw.
 
     Norms, and angles between sites and between cases, stay; the direction of any one case is uniform on the sphere.
     Only the span of the changes is turned (into a random frame), so the cost grows with its rank, not with d_model^2.
+
+    Args:
+        sign: Turns `sign * change` and takes the sign off again. With the sign of the dose, the changes of a dose and
+            of its opposite are turned alike, so that draw i is one direction at every dose.
     """
-    rows = torch.cat(list(change.values())).double()
-    coordinates, rank = rows, rows.shape[-1]
-    distinct = torch.unique(rows, dim=0)
-    if len(distinct) < rank:
-        basis = torch.linalg.qr(distinct.T).Q
-        coordinates, rank = rows @ basis, len(distinct)
+    coordinates, rank = _in_span(change, sign)
     generator = torch.Generator().manual_seed(seed)
-    parts = dict(zip(change, coordinates.split([len(c) for c in change.values()]), strict=True))
+    width = next(iter(change.values())).shape[-1]
     arms = []
     for _ in range(n_draws):
-        gaussian = torch.randn(rows.shape[-1], rank, generator=generator, dtype=torch.float64)
+        gaussian = torch.randn(width, rank, generator=generator, dtype=torch.float64)
         q, r = torch.linalg.qr(gaussian)
-        frame = (q * r.diagonal().sign()).to(rows.device)  # without the signs QR is not uniform
-        arms.append({site: _add(part, frame.T) for site, part in parts.items()})
+        frame = q * r.diagonal().sign()  # without the signs QR is not uniform
+        arms.append({site: _add(part, sign * frame.T.to(part.device)) for site, part in coordinates.items()})
     return arms
 
 
-def _add(coordinates: Tensor, frame: Tensor) -> Edit:
-    def edit(x, rows):
-        return x + (coordinates[rows.to(coordinates.device)] @ frame).to(x)
+def random_in(spaces: Mapping[Site, Subspace], change: Change, n_draws: int, seed: int = 0, sign: float | int = 1.0
+              ) -> list[dict[Site, Edit]]:
+    """Arms that add `change` moved to random directions inside the subspace of its site, such as its `components`.
 
-    return SizedEdit(edit, len(coordinates), frame.shape[-1])
+    Every row keeps its norm. Rows keep their angles to one another, too, while the changes span no more dimensions than
+    the subspaces have.
+
+    Args:
+        sign: As in `random_like`.
+    """
+    coordinates, rank = _in_span(change, sign)
+    most = min(spaces[site].rank for site in change)
+    generator, arms = torch.Generator().manual_seed(seed), []
+    for _ in range(n_draws):
+        mix = torch.randn(most, rank, generator=generator, dtype=torch.float64)
+        if rank <= most:
+            q, r = torch.linalg.qr(mix)
+            mix = q * r.diagonal().sign()
+        arms.append({})
+        for site, part in coordinates.items():
+            basis = spaces[site].basis[:most].to(part)
+            turned = part @ mix.T.to(part) @ basis
+            arms[-1][site] = _add(sign * rescaled(turned, part.norm(dim=-1, keepdim=True) * basis[:1]))
+    return arms
+
+
+def components(acts: Float[Tensor, "example width"], share: float = SHARE) -> Subspace:
+    """The leading principal components of activations, as many as hold this share of the variance."""
+    x = acts.double() - acts.double().mean(0)
+    variances, vectors = torch.linalg.eigh(x.T @ x)
+    held = variances.flip(0).cumsum(0) / variances.sum()
+    return Subspace(vectors.flip(1)[:, : int((held < share).sum()) + 1].T.contiguous().cpu())
+
+
+def orthogonal_part(direction: Float[Tensor, "... width"], read: Float[Tensor, "... width"]
+                    ) -> Float[Tensor, "... width"]:
+    """`direction` without its component along `read` (one, or one per row): what is left says whether that component
+    was needed."""
+    r = torch.as_tensor(read).to(direction)
+    r = r / r.norm(dim=-1, keepdim=True)
+    return direction - (direction * r).sum(-1, keepdim=True) * r
+
+
+def _in_span(change: Change, sign: float | int) -> tuple[dict[Site, Tensor], int]:
+    """Coordinates of all rows in an orthonormal basis of their span (or as they are, where that is no smaller), in
+    float64, and how many coordinates a row has."""
+    rows = coordinates = sign * torch.cat(list(change.values())).double()
+    distinct = torch.unique(rows, dim=0)
+    if len(distinct) < rows.shape[-1]:
+        coordinates = rows @ torch.linalg.qr(distinct.T).Q
+    parts = coordinates.split([len(c) for c in change.values()])
+    return dict(zip(change, parts, strict=True)), coordinates.shape[-1]
+
+
+def _add(rows: Tensor, frame: Tensor | None = None) -> Edit:
+    """x + the row of its case, of `rows` in the coordinates of `frame` where there is one."""
+
+    def edit(x, cases):
+        added = rows[cases.to(rows.device)]
+        return x + (added if frame is None else added @ frame).to(x)
+
+    return SizedEdit(edit, len(rows), (rows if frame is None else frame).shape[-1])

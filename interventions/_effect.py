@@ -1,138 +1,140 @@
-"""The effect of an edit on the next token, as result rows: every dose beside its null, random band and price."""
+"""The effect of an edit on the next token, as result rows: every dose beside its null, random bands and price."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-import xxhash
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
-from probing._models import identify
-from probing._results import results_frame
+from probing._results import MIN_DRAWS, results_frame
 from probing._sites import Site
-from probing._statistics import bootstrap_mean, bootstrap_ratio
-from tasks._prompts import Counterfactuals
+from probing._subspaces import Subspace
+from tasks._prompts import Counterfactuals, LabelledPrompts
 
-from ._controls import random_like, rescaled
-from ._edits import Edit, steer
-from ._last_token import Edits, LastToken
-from ._metrics import kl, set_error
-
-Directions = Mapping[Site, Float[Tensor, "case d_model"]]
-EditAt = Callable[[Site, float], Edit]
-Score = Callable[[Tensor, Tensor], Tensor]
+from ._arms import Arms, Controls, Directions, EditAt, Measured
+from ._contrasts import contrast_rows
+from ._dose_curve import curve_rows
+from ._doses import Reference, dose_grid
+from ._edits import steer
+from ._effect_rows import EffectRows, mean_over, row_context
+from ._last_token import Edits
+from ._measures import Measure, Measures, Score, against
+from ._metrics import set_error
+from ._places import Positions
+from ._runs import on_split, positions_name
 
 
 def effect(
     model,
-    cases: Counterfactuals,
-    directions: Directions | None = None,
+    cases: Counterfactuals | LabelledPrompts,
+    directions: Directions | Subspace | None = None,
     *,
-    alphas: Sequence[float | int],
-    unit: str,
-    intervention: str,
-    probe: str,
+    alphas: Sequence[float | int] | None = None,
+    unit: str | None = None,
+    intervention: str = "steer",
+    probe: str = "given",
     edit: EditAt | None = None,
     sites: Sequence[Site] | None = None,
+    positions: Positions = -1,
     n_random: int = 20,
     others: Mapping[str, Directions] | None = None,
+    arms: Mapping[str, Edits] | None = None,
+    other_layers: Sequence[int] = (),
+    other_positions: Sequence[int] = (),
+    random_init: bool = False,
+    references: Mapping[Site, Reference] | None = None,
     ideal_null: Float[ndarray, " case"] | float | None = None,
-    score: Score = set_error,
+    score: Score | None = set_error,
+    metrics: Sequence[str] | Mapping[str, Measure] = (),
+    outcome: str | None = None,
+    planned: float | int | None = None,
+    curve: bool = False,
     split: str = "report",
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
-    """What an edit of the last token, at all `sites` together, does to the next token: result rows.
+    """What an edit, at all `sites` together, does to the next token: result rows.
+
+    The short call is `effect(model, prompts, probe.write)`: a subspace instead of directions, and labelled prompts or
+    cases. It fills in all that is not given, see `steer_along`.
 
     Per dose, for the edit and for each control: the score against the answers that are right after the change
-    (`set_error`), its ratio to the null (`error_ratio`, a ratio of means), and the price, KL(unedited || edited) of
-    the next token in nats (`kl`). The controls:
+    (`set_error`), its ratio to the null (`error_ratio`, a ratio of means), the price, KL(unedited || edited) of the
+    next token in nats (`kl`), and each of `metrics`. The controls:
 
     - `null`: no edit; `clean`: no edit, against the old answers; `ideal_null`, where given.
     - `random_direction`: the whole edit turned by a random rotation, `n_random` times. Every case and site keeps its
       applied norm, and sites and cases keep their angles to one another, so that a push that adds up over layers has
       a control that adds up too. Value: mean over draws; interval: 5th to 95th percentile of the draws; n: draws.
+    - `random_in_components`: the same inside the principal components of the `references`, where there are some.
     - `sign_flip`: the same change, subtracted.
     - each of `others` (another target's direction, another label's), brought to the applied norm of the edit.
+    - `other_layer:3`, `other_position:-2`: the same change there instead.
+    - `random_init`: the same change in the same architecture with random weights (`random_init_null`: no edit there).
+    - each of `arms`, as it is and without a dose, such as `full_patch`: the whole activation from another prompt. Where
+      that is there, `nie` is the share of its effect on the outcome that the edit has (a ratio of means), for all cases
+      and for those of each class that is written (subset `becomes=1`).
 
     Args:
-        model: A model, or the `LastToken` of these cases, so that several calls share the prefix.
-        directions: Per site, (case|1, d_model); added `alpha` times.
+        model: A model, or the `LastToken` or `Sequences` of these cases, so that several calls share their prefix.
+        directions: Per site, (case|1, width); added `alpha` times.
+        alphas: Doses; -4 to 4, doubled outwards until the KL is above 1 nat, unless given.
+        unit: What one dose is, for the rows; `absolute`, unless given.
         edit: Instead of directions: the edit of a site at a dose (`move_to`, ...). Its applied change is measured in
             the run, and the controls have that norm.
         sites: Edited together; all sites of `directions` when missing.
-        score: (logits, right) -> per case, lower is better.
+        positions: Which tokens are edited, see `At`; the last one unless given. Constants of edits count cases.
+        references: What doses are measured against; gives the rows their size in class-mean distances and standard
+            deviations.
+        score: (logits, right) -> per case, lower is better; None where no answers are known.
+        metrics: More numbers: log_odds, iia, flip_rate, mass_before, mass_after, mass_sum, top1_valid, entropy; or
+            {name: function of (logits, unedited logits, right_before, right_after)}.
+        outcome: The metric of contrasts, curve and nie; the score, unless given.
+        planned: The dose whose outcome is held against every control (see `contrast_rows`).
+        curve: Sum up the dose-response curve (see `curve_rows`).
         split: Which cases: `choose` or `report`. Layers and doses are picked on the former only.
-        identity: Overrides for the columns task, model, revision, model_hash, data_hash; else taken from the model
-            and the cases.
+        identity: Overrides for columns such as task, model, revision, model_hash, data_hash, positions; else taken from
+            the model and the cases.
     Raises:
         ValueError: Both, or none, of `directions` and `edit`; fewer than 20 random directions; no case in the split.
     """
+    if isinstance(directions, Subspace):
+        from ._steer_along import steer_along  # which calls this function
+
+        return steer_along(model, cases, directions, alphas=alphas, unit=unit, probe=probe, positions=positions,
+                           n_random=n_random, seed=seed, identity=identity)
+    if isinstance(cases, LabelledPrompts):
+        raise ValueError("labelled prompts go with a subspace, effect(model, prompts, probe.write); directions and "
+                         "edits want counterfactual cases, such as tasks.othello.cases()")
     make, sites = edit_maker(directions, edit, sites)
-    if n_random < 20:
-        raise ValueError(f"a random band needs at least 20 draws, n_random is {n_random}; raise it, or use window_map "
-                         "to scan without controls")
-    run = on_split(model, cases, split)
-    others = {name: {s: given[s] for s in sites} for name, given in (others or {}).items()}
-    unedited, everyone = run.logits(), torch.arange(len(run))
-    new, old = (against(run, right, score) for right in (cases.right_after, cases.right_before))
-
-    def numbers(logits, places):
-        return torch.stack([new(logits, places), kl(unedited[places.to(unedited.device)], logits).double()], dim=-1)
-
-    common = row_context(run, cases, sites, split=split, seed=seed, identity=identity, unit=unit, probe=probe,
-                         intervention=intervention)
-    table = Table(common, cases, run, new(unedited, everyone).cpu().numpy(), score, seed)
-    table.unedited(old(unedited, everyone).cpu().numpy(), ideal_null)
-
-    applied, edited = _apply(run, make, sites, alphas, numbers, directions)
-    for alpha, change, values in zip(alphas, applied, edited, strict=True):
-        arms: dict[str, Edits] = {"sign_flip": {s: steer(change[s], -1.0) for s in sites}}
-        arms |= {name: {s: steer(rescaled(given[s], change[s])) for s in sites} for name, given in others.items()}
-        draws = random_like(change, n_random, seed)
-        controls = run.measure([*arms.values(), *draws], numbers).numpy()
-        table.arm(alpha, None, values)
-        for name, values in zip(arms, controls, strict=False):
-            table.arm(alpha, name, values)
-        table.band(alpha, controls[len(arms) :])
-    return results_frame(table.rows)
-
-
-def on_split(model, cases: Counterfactuals, split: str) -> LastToken:
-    """The last tokens of the cases of one split; rows keep counting all cases."""
-    run = model if isinstance(model, LastToken) else None
-    inside = (cases.cases["split"] == split).to_numpy()
-    if not inside.any():
-        raise ValueError(f"no case of split {split!r}; there are {sorted(set(cases.cases['split']))}")
-    if run is None:
-        return LastToken.of(model, cases, only=inside)
-    if int(run.rows.max()) >= len(cases):
-        raise ValueError(f"the LastToken has a case number {int(run.rows.max())}, there are {len(cases)} cases; build "
-                         "it with LastToken.of(model, cases)")
-    return run.select(inside[run.rows.numpy()])
-
-
-def row_context(run: LastToken, cases: Counterfactuals, sites: Sequence[Site], *, identity=None, **columns) -> dict:
-    """The columns that all rows of one call share."""
-    known = identify(run.model)
-    return {"task": cases.task, "model": known.name, "revision": known.revision, "model_hash": known.digest,
-            "data_hash": cases_digest(cases), "label": cases.scheme, "subset": "all",
-            "stream": "+".join(dict.fromkeys(s.stream for s in sites)), "layer": min(s.layer for s in sites),
-            "layer_end": max(s.layer for s in sites), **columns, **(identity or {})}
-
-
-def cases_digest(cases: Counterfactuals) -> str:
-    """xxh3_128 over tokens, lengths, the table of cases and both sets of answers."""
-    digest = xxhash.xxh3_128(f"{cases.task} {cases.kind} {cases.scheme}".encode())
-    table = cases.cases.to_csv(index=False).encode()
-    arrays = (cases.tokens.numpy(), cases.lengths.numpy(), cases.right_before, cases.right_after)
-    for part in (table, *(f"{a.dtype}{a.shape}".encode() + np.ascontiguousarray(a).tobytes() for a in arrays)):
-        digest.update(part)
-    return digest.hexdigest()
+    if n_random < MIN_DRAWS:
+        raise ValueError(f"a random band needs at least {MIN_DRAWS} draws, n_random is {n_random}; raise it, or use "
+                         "window_map to scan without controls")
+    run = on_split(model, cases, split, positions)
+    measures = Measures(run, cases, score, metrics)
+    arm = Arms(run, cases, measures, make, sites, directions, positions)
+    alphas = dose_grid(arm.price) if alphas is None else list(alphas)
+    found = arm.measure(alphas, Controls(n_random, others or {}, arms or {}, other_layers, other_positions,
+                                         random_init), references, seed)
+    common = row_context(run, cases, sites, split=split, seed=seed, unit=unit or "absolute", probe=probe,
+                         intervention=intervention, positions=positions_name(positions), identity=identity)
+    rows = EffectRows(common, cases.cases["group"].to_numpy()[run.rows.numpy()], seed)
+    clean = None if score is None else against(run, cases.right_before, score)(
+        measures.unedited, torch.arange(len(run))).cpu().numpy()
+    _undosed_rows(rows, found, clean, None if ideal_null is None else np.broadcast_to(
+        np.asarray(ideal_null, float), len(cases))[run.rows.numpy()])
+    for i, alpha in enumerate(alphas):
+        _dose_rows(rows, found, i, alpha)
+    which = found.names.index(outcome or found.names[0])
+    if planned is not None:
+        _planned_rows(rows, found, which, list(map(float, alphas)).index(float(planned)), alpha=planned)
+    if "full_patch" in found.fixed:
+        _nie_rows(rows, found, which, alphas, cases.cases["becomes"].to_numpy()[run.rows.numpy()])
+    if curve:
+        _curve(rows, found, which, alphas)
+    return results_frame(rows.rows)
 
 
 def edit_maker(directions: Directions | None, edit: EditAt | None, sites) -> tuple[EditAt, list[Site]]:
@@ -149,86 +151,86 @@ def edit_maker(directions: Directions | None, edit: EditAt | None, sites) -> tup
     return (lambda site, alpha: steer(given[site], alpha)), sites
 
 
-def against(run: LastToken, right: Bool[ndarray, "case d_vocab"], score: Score) -> Score:
-    """(logits, places) -> (batch,) score against the answers of those cases."""
-    return lambda logits, places: score(logits, torch.as_tensor(right[run.rows[places].numpy()])).double()
+def ratio_name(metric: str) -> str:
+    return "error_ratio" if metric == "set_error" else f"{metric}_ratio"
 
 
-def _apply(run: LastToken, make: EditAt, sites, alphas, numbers: Score, directions: Directions | None):
-    """Per dose: what was added, {site: (case, d_model)} over all cases, and the (case, 2) numbers of the edit."""
-    if directions is not None:
-        edited = run.measure([{s: make(s, a) for s in sites} for a in alphas], numbers).numpy()
-        n_all = int(run.rows.max()) + 1
-        return [{s: a * directions[s].expand(max(n_all, len(directions[s])), -1) for s in sites}
-                for a in alphas], edited
-    applied: list[dict[Site, Tensor]] = [{} for _ in alphas]
-    arms = [{s: partial(_record, make(s, a), into, s, int(run.rows.max()) + 1) for s in sites}
-            for a, into in zip(alphas, applied, strict=True)]
-    return applied, run.measure(arms, numbers).numpy()
+def _has_ratio(found: Measured, which: int) -> bool:
+    """Whether a metric is a score, which is divided by its null."""
+    return which == 0 and found.names[0] != "kl" and bool(found.unedited["null"][:, 0].any())
 
 
-def applied_change(run: LastToken, edits: Edits) -> dict[Site, Float[Tensor, "case d_model"]]:
-    """What the edits add at each of their sites when run together: (case, d_model), by case number."""
-    into: dict[Site, Tensor] = {}
-    n_cases = int(run.rows.max()) + 1
-    recording = {site: partial(_record, edit, into, site, n_cases) for site, edit in edits.items()}
-    run.measure([recording], lambda logits, places: logits[:, :1])
-    return into
+def _undosed_rows(rows: EffectRows, found: Measured, clean: Float[ndarray, " case"] | None,
+                  ideal: Float[ndarray, " case"] | None) -> None:
+    """Rows of whatever has no dose."""
+    plain = {"alpha": None, "unit": None}
+    for which, metric in enumerate(found.names):
+        null = found.unedited["null"][:, which]
+        if metric == "kl":
+            rows.exactly(0, metric="kl", control="null", **plain)
+        else:
+            rows.mean(null, metric=metric, control="null", **plain)
+        if which == 0 and clean is not None:
+            rows.mean(clean, metric=metric, control="clean", **plain)
+            if ideal is not None:
+                rows.mean(ideal, metric=metric, control="ideal_null", **plain)
+        for name, values in {**found.unedited, **found.fixed}.items():
+            if name != "null":
+                rows.mean(values[:, which], metric=metric, control=name, **plain)
+    if _has_ratio(found, 0):
+        rows.exactly(1, metric=ratio_name(found.names[0]), control="null", **plain)
 
 
-def _record(edit: Edit, into: dict[Site, Tensor], site: Site, n_cases: int, x: Tensor, rows: Tensor) -> Tensor:
-    new = edit(x, rows)
-    if site not in into:
-        into[site] = x.new_zeros(n_cases, x.shape[-1])
-    into[site][rows] = new - x
-    return new
+def _dose_rows(rows: EffectRows, found: Measured, i: int, alpha: float | int) -> None:
+    """Rows of one dose: the edit, its controls, its bands."""
+    arms = [(None, found.edited[i]), *found.controls[i].items()]
+    own, equal = found.sizes[i], {k: found.sizes[i][k] for k in ("applied_norm", "norm_share")}
+    for name, values in arms:
+        columns = {"alpha": alpha, "control": name, **(own if name is None else equal)}
+        for which, metric in enumerate(found.names):
+            rows.mean(values[:, which], metric=metric, **columns)
+        if _has_ratio(found, 0) and name != "random_init":
+            rows.ratio(values[:, 0], found.unedited["null"][:, 0], metric=ratio_name(found.names[0]), **columns)
+    for name, draws in found.bands[i].items():
+        columns = {"alpha": alpha, "control": name, **equal}
+        for which, metric in enumerate(found.names):
+            rows.band(mean_over(draws[..., which]), metric=metric, **columns)
+        if _has_ratio(found, 0):
+            ratio = mean_over(draws[..., 0]) / found.unedited["null"][:, 0].mean()
+            rows.band(ratio, metric=ratio_name(found.names[0]), **columns)
 
 
-class Table:
-    """Rows under construction: means over cases with cluster-bootstrap intervals, and bands over draws."""
+def _planned_rows(rows: EffectRows, found: Measured, which: int, i: int, **columns) -> None:
+    """Contrasts of one dose with everything. That with random weights is of what the edit does in either model."""
+    null, metric = found.unedited["null"][:, which], found.names[which]
+    rivals = {"null": null} | {name: values[:, which] for name, values in {**found.fixed, **found.controls[i]}.items()}
+    if "random_init" in rivals:
+        rivals["random_init"] = rivals["random_init"] - found.unedited["random_init_null"][:, which] + null
+    bands = {name: draws[..., which] for name, draws in found.bands[i].items()}
+    contrast_rows(rows, metric, found.edited[i][:, which], rivals, bands, **columns)
 
-    def __init__(self, common: dict, cases: Counterfactuals, run: LastToken, null: ndarray, score: Score, seed: int):
-        self.rows: list[dict] = []
-        self.common, self.null, self.seed, self.numbers = common, null, seed, run.rows.numpy()
-        self.groups = cases.cases["group"].to_numpy()[self.numbers]
-        self.metric = getattr(getattr(score, "func", score), "__name__", "score")
-        self.ratio = "error_ratio" if self.metric == "set_error" else f"{self.metric}_ratio"
 
-    def add(self, interval: tuple, n: int, **columns) -> None:
-        value, low, high = map(float, interval)
-        n_groups = None if columns.get("control") == "random_direction" else len(np.unique(self.groups))
-        self.rows.append({**self.common, "value": value, "ci_low": low, "ci_high": high, "n": n, "n_groups": n_groups,
-                          **columns})
+def _nie_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int],
+              becomes: ndarray) -> None:
+    """Normalised effect of every dose: (edited - null) / (full_patch - null), sums over cases."""
+    null, full = found.unedited["null"][:, which], found.fixed["full_patch"][:, which]
+    subsets = {"all": np.ones(len(null), bool)} | {f"becomes={c}": becomes == c for c in np.unique(becomes)}
+    for subset, inside in subsets.items():
+        there = inside & np.isfinite(full - null)
+        if not there.any() or not (full - null)[there].sum():
+            continue
+        rows.exactly(0, metric="nie", control="null", subset=subset, alpha=None, unit=None)
+        for i, alpha in enumerate(alphas):
+            columns = {"metric": "nie", "subset": subset, "alpha": alpha}
+            gain = np.where(there, found.edited[i][:, which] - null, np.nan)
+            rows.ratio(gain, np.where(there, full - null, np.nan), **columns, **found.sizes[i])
+            draws = found.bands[i]["random_direction"][..., which]
+            rows.band((draws - null)[:, there].sum(1) / (full - null)[there].sum(), control="random_direction",
+                      **columns)
 
-    def mean(self, values: ndarray, **columns) -> None:
-        self.add(bootstrap_mean(values, self.groups, seed=self.seed), len(values), **columns)
 
-    def unedited(self, clean: ndarray, ideal: Float[ndarray, " case"] | float | None) -> None:
-        plain = {"alpha": None, "unit": None}
-        self.mean(self.null, metric=self.metric, control="null", **plain)
-        self.mean(clean, metric=self.metric, control="clean", **plain)
-        if ideal is not None:
-            ideal = np.asarray(ideal, float)
-            ideal = np.full(len(self.null), ideal) if ideal.ndim == 0 else ideal[self.numbers]
-            self.mean(ideal, metric=self.metric, control="ideal_null", **plain)
-        self.add((0, 0, 0), len(clean), metric="kl", control="null", **plain)
-        if self.null.any():
-            self.add((1, 1, 1), len(clean), metric=self.ratio, control="null", **plain)
-
-    def arm(self, alpha: float | int, control: str | None, numbers: Float[ndarray, "case 2"]) -> None:
-        columns: dict = {"alpha": alpha, "control": control}
-        self.mean(numbers[:, 0], metric=self.metric, **columns)
-        self.mean(numbers[:, 1], metric="kl", **columns)
-        if self.null.any():
-            ratio = bootstrap_ratio(numbers[:, 0], self.null, self.groups, seed=self.seed)
-            self.add(ratio, len(numbers), metric=self.ratio, **columns)
-
-    def band(self, alpha: float | int, numbers: Float[ndarray, "draw case 2"]) -> None:
-        draws = {self.metric: numbers[..., 0].mean(1), "kl": numbers[..., 1].mean(1)}
-        if self.null.any():
-            draws[self.ratio] = draws[self.metric] / self.null.mean()
-        for metric, values in draws.items():
-            low, high = np.percentile(values, [5, 95])
-            mean = values.mean()
-            self.add((mean, min(low, mean), max(high, mean)), len(values), metric=metric, alpha=alpha,
-                     control="random_direction")
+def _curve(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int]) -> None:
+    two = [which, found.names.index("kl")]
+    values = found.edited[..., two].transpose(2, 0, 1)
+    draws = np.stack([bands["random_direction"][..., two] for bands in found.bands], 1).transpose(3, 1, 0, 2)
+    curve_rows(rows, alphas, found.names[which], values, draws, found.unedited["null"][:, two].T)

@@ -57,3 +57,46 @@ def logit_difference(logits: Logits, right: Int[Tensor, " case"], wrong: Int[Ten
     """Logit of the token `right` minus that of `wrong`, in nats."""
     picked = logits.gather(-1, torch.stack([right, wrong], dim=-1).to(logits.device))
     return picked[:, 0] - picked[:, 1]
+
+
+def log_odds(logits: Logits, a: Bool[Tensor, "case d_vocab"], b: Bool[Tensor, "case d_vocab"]) -> PerCase:
+    """log p(a) - log p(b) of two sets of tokens, in nats; of single tokens the logit difference. NaN where a set is
+    empty."""
+    sums = [logits.float().masked_fill(~torch.as_tensor(s, device=logits.device), -torch.inf).logsumexp(-1)
+            for s in (a, b)]
+    return (sums[0] - sums[1]).masked_fill(torch.isinf(torch.stack(sums)).any(0), torch.nan)
+
+
+def hits(logits: Logits, right: Bool[Tensor, "case d_vocab"]) -> PerCase:
+    """Share of the right tokens among as many top picks: the accuracy, where one token is right. NaN where none is."""
+    n_right = torch.as_tensor(right, device=logits.device).sum(-1)
+    return 1 - set_error(logits, right, ignore=()) / (2 * n_right)
+
+
+def entropy(logits: Logits) -> PerCase:
+    """Entropy of the next token, in nats."""
+    log_p = logits.float().log_softmax(-1)
+    return -(log_p.exp() * log_p).nan_to_num(0).sum(-1)
+
+
+def flipped(logits: Logits, unedited: Logits) -> PerCase:
+    """1 where the likeliest token is another than without the edit, else 0."""
+    return (logits.argmax(-1) != unedited.argmax(-1)).to(logits.dtype)
+
+
+def loss(logits: Logits, token: Int[Tensor, " case"]) -> PerCase:
+    """-log p of the token that follows, in nats."""
+    return -logits.float().log_softmax(-1).gather(-1, token.to(logits.device)[:, None])[:, 0]
+
+
+# name in the column `metric` -> (logits, unedited logits, right before, right after) -> a number per case
+ANSWER_METRICS = {
+    "log_odds": lambda logits, unedited, before, after: log_odds(logits, after & ~before, before & ~after),
+    "iia": lambda logits, unedited, before, after: hits(logits, after),
+    "flip_rate": lambda logits, unedited, before, after: flipped(logits, unedited),
+    "mass_before": lambda logits, unedited, before, after: probability_mass(logits, before),
+    "mass_after": lambda logits, unedited, before, after: probability_mass(logits, after),
+    "mass_sum": lambda logits, unedited, before, after: probability_mass(logits, before | after),
+    "top1_valid": lambda logits, unedited, before, after: top1_right(logits, before | after),
+    "entropy": lambda logits, unedited, before, after: entropy(logits),
+}

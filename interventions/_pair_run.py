@@ -21,7 +21,7 @@ from probing._subspaces import Subspace
 from ._edits import patch_from, steer
 from ._interchange import InterchangePairs
 from ._last_token import Edits, LastToken
-from ._metrics import set_error
+from ._metrics import hits
 
 
 class PairRun:
@@ -104,12 +104,6 @@ class PairRun:
         return {"task": self.pairs.task, "model": known.name, "revision": known.revision, "model_hash": known.digest,
                 "data_hash": self.pairs.digest, "label": self.pairs.label, "stream": self.site.stream,
                 "layer": self.site.layer, "layer_end": self.site.layer, "head": self.site.head, **columns}
-
-
-def hits(logits: Float[Tensor, "case d_vocab"], right: Bool[Tensor, "case d_vocab"]) -> Float[Tensor, " case"]:
-    """Share of the right tokens among as many top picks: the accuracy, where one token is right."""
-    right = right.to(logits.device)
-    return 1 - set_error(logits, right, ignore=()) / (2 * right.sum(-1))
 
 
 def cross_entropy(logits: Float[Tensor, "case d_vocab"], right: Bool[Tensor, "case d_vocab"]) -> Float[Tensor, " case"]:

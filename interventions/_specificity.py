@@ -11,7 +11,7 @@ from probing._sites import Site
 from probing._statistics import bootstrap_mean
 from tasks._prompts import Counterfactuals
 
-from ._effect import row_context
+from ._effect_rows import row_context
 from ._last_token import Edits, LastToken
 
 Reader = Callable[[ndarray], ndarray]

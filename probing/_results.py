@@ -196,7 +196,8 @@ def _probes(version: int, table: pd.DataFrame) -> Rule:
 
 
 def _effects(table: pd.DataFrame) -> Rule:
-    effects = ~_lacks(table, "intervention") & _lacks(table, "control")
+    of_doses = table["metric"].str.startswith("alpha").fillna(False).to_numpy(bool)  # no edit has no such dose
+    effects = ~_lacks(table, "intervention") & _lacks(table, "control") & ~of_doses
     edits = table[~table["intervention"].isna()]
     same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit", "positions"]
     bad = effects & ~_beside(table, edits[edits["control"] == "null"], same, arm)

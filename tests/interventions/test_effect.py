@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from interventions import LastToken, effect, hook, kl, move_to, set_error, steer
+from interventions import LastToken, applied_change, effect, hook, kl, move_to, set_error, steer
 from interventions._controls import random_like, rescaled
-from interventions._effect import _apply
 from probing._results import COLUMNS, validate
 from probing._sites import Site
 
@@ -138,8 +137,7 @@ def test_an_edit_given_as_a_function_has_the_same_controls(gpt2, cases, directio
 
 def test_controls_of_a_move_have_its_measured_norm(gpt2, cases, random):
     read, target, run = random(24), random(12), LastToken.of(gpt2, cases)
-    applied, _ = _apply(run, lambda site, alpha: move_to(read, target, alpha=alpha), SITES, [0.5, 1.0],
-                        lambda logits, places: logits[:, :2], None)
+    applied = [applied_change(run, {site: move_to(read, target, alpha=a) for site in SITES}) for a in (0.5, 1.0)]
     _, before = run.logits({SITES[0]: move_to(read, target)}, read=SITES)
     _, after = run.logits({site: move_to(read, target) for site in SITES}, read=SITES)
     torch.testing.assert_close(applied[1][SITES[1]], after[SITES[1]] - before[SITES[1]], atol=1e-5, rtol=1e-5)
