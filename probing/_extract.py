@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -116,18 +116,15 @@ class _Work:
         n_rows = sum(len(batch.rows) for i in todo for batch in self.shards[i])
         store.check_space(n_rows * sum(self.reading.widths) * DTYPES[self.dtype].itemsize)
         halved = _halved_before(store, todo)
+        groups, dtype = {i: self.shards[i] for i in todo}, DTYPES[self.dtype]
         with ThreadPoolExecutor(1) as writer:  # hashing and syncing a shard while the model runs on the next
             write: Future[None] | None = None
-            for group in self._read(make(), todo, halved.__getitem__):
+            for group in self.reading.read(make(), groups, self.advance, dtype, "cpu", halved.__getitem__):
                 if write:
                     write.result()  # one at a time: two shards in memory, and errors stop the run
                 write = writer.submit(_write, store, group)
             if write:
                 write.result()
-
-    def _read(self, reader: Reader, todo: Iterable[int], halved: Callable[[int], int] = lambda i: 0) -> Iterator[Group]:
-        groups = {i: self.shards[i] for i in todo}
-        return self.reading.read(reader, groups, self.advance, DTYPES[self.dtype], "cpu", halved)
 
     def _skip(self, shards: Iterable[int]) -> None:
         self.advance(sum(len(batch.prompts) for i in shards for batch in self.shards[i]))
@@ -135,10 +132,9 @@ class _Work:
     def into_memory(self, identity: Identity, make: Callable[[], Reader]) -> Activations:
         n, dtype = identity["plan"]["n_examples"], DTYPES[self.dtype]
         acts = {site: room([n, width], dtype) for site, width in widths(identity).items()}
-        for group in self._read(make(), range(len(self.shards))):
-            for batch, kept in zip(group.batches, group.kept, strict=True):
-                for site, x in kept.items():
-                    acts[site].index_copy_(0, batch.rows, x)
+        groups = {i: [batch] for i, batch in enumerate(self.reading.batches)}
+        for _ in self.reading.read(make(), groups, self.advance, dtype, "cpu", into=acts):
+            pass
         return Activations(acts.__getitem__, identity)
 
     def _announce(self, store: Store, cache: str | Path | None) -> None:

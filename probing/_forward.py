@@ -48,15 +48,20 @@ class Reader:
         self.d_model, self._n_heads, self._run = model.cfg.d_model, model.cfg.n_heads, run
 
     @torch.no_grad()
-    def read(self, inputs: dict[str, Tensor], take: Take) -> Kept:
-        """What `take` picks out of the (prompt, pos, width) activations of every site."""
+    def read(self, inputs: dict[str, Tensor], take: Take,
+             then: Callable[[Site, Tensor], Tensor] = lambda site, rows: rows) -> Kept:
+        """What `take` picks out of the (prompt, pos, width) activations of every site.
+
+        Args:
+            then: Turns a site's rows into what is kept, before the model runs on: they are still in the cache.
+        """
         kept: Kept = {}
 
         def keep(site: Site, acts: Tensor) -> None:
             acts = acts.flatten(2)  # z comes as (prompt, pos, head, d_head) through the bridge
             if site.head is not None:
                 acts = acts.unflatten(2, (self._n_heads, -1))[:, :, site.head]
-            kept[site] = take(acts)  # a copy: the model may write into `acts` later
+            kept[site] = then(site, take(acts))  # a copy: the model may write into `acts` later
             if len(kept) == len(self.sites):
                 raise _Enough
 

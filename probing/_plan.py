@@ -1,8 +1,8 @@
 """Which prompts run together, and which rows come out of each forward pass: fixed before any work starts."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -42,6 +42,12 @@ class Batch:
     start: Int[Tensor, " example"] | None = None
     pool: Pool = None
 
+    @functools.cached_property
+    def span(self) -> slice | None:
+        """The rows as a slice, where they are one; else None."""
+        first, n = int(self.rows[0]) if len(self.rows) else 0, len(self.rows)
+        return slice(first, first + n) if torch.equal(self.rows, torch.arange(first, first + n)) else None
+
     def inputs(self, prompts: LabelledPrompts, causal: bool, device: str | torch.device) -> dict[str, Tensor]:
         """Arguments of the model. Encoders get a padding mask; causal models need none, padding is on the right."""
         inputs = {"input_ids": prompts.tokens[self.prompts, : self.width]}
@@ -53,8 +59,8 @@ class Batch:
     def take(self, device: str | torch.device) -> Take:
         """What picks this batch's rows out of (prompt, pos, width) activations, as a copy; they are on `device`."""
         if self.pool is None or self.start is None:
-            return partial(probed, (self.prompt * self.width + self.pos).to(device))
-        return partial(pooled, self.prompt.to(device), self.start.to(device), self.pos.to(device), self.pool)
+            return functools.partial(probed, (self.prompt * self.width + self.pos).to(device))
+        return functools.partial(pooled, self.prompt.to(device), self.start.to(device), self.pos.to(device), self.pool)
 
     def halved(self, times: int) -> "Iterator[Batch]":
         """The same rows in the same order from 2^times forward passes, or from one per prompt if that is fewer."""

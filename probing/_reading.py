@@ -89,17 +89,20 @@ class Reading:
 
     def read(self, reader: Reader, groups: Mapping[int, Sequence[Batch]], advance: Progress,
              dtype: torch.dtype | None = None, device: str | None = None,
-             halved: Callable[[int], int] = lambda index: 0) -> Iterator[Group]:
+             halved: Callable[[int], int] = lambda index: 0, into: Kept | None = None) -> Iterator[Group]:
         """Groups of batches, in order, with finite activations in `dtype` on `device`; as computed where None.
 
         Where memory runs out the group is read again with every batch cut in half, and so are all that follow.
 
         Args:
             halved: How often the batches of a group are halved to begin with: what an interrupted run had come to.
+            into: Site -> (example, width), where rows go as soon as they are read; the groups then hold none. Rows
+                that are kept beside each other until a group is full would be written to fresh memory first, which
+                costs more than the copy.
         """
         todo, least = list(groups), 0
         n = self._side_by_side(reader)
-        make = partial(self._make, reader, n, dtype, device)
+        make = partial(self._make, reader, n, partial(_settle, dtype=dtype, device=device, into=into))
         while todo:
             times = {i: max(least, halved(i)) for i in todo}
             with closing(in_order(make, (piece for i in times for piece in _cut(groups[i], times[i])), n)) as ahead:
@@ -118,15 +121,17 @@ class Reading:
                     torch.cuda.empty_cache()  # else the smaller batch finds what is free in pieces
                 advance.note(f"out of memory; from here on every batch is cut in {2**least}, which the records say")
 
-    def _make(self, reader: Reader, n: int, dtype: torch.dtype | None,
-              device: str | None) -> Callable[[Batch], Kept | None]:
+    def _make(self, reader: Reader, n: int, settle: Callable[[Batch, Site, Tensor], Tensor]
+              ) -> Callable[[Batch], Kept | None]:
         own = reader.another() if n and reader.another else reader
+        early = self.device.type == "cpu"  # else all at the end: a copy in between would keep the device waiting
 
         def read(batch: Batch) -> Kept | None:
             """None where memory runs out: an error would keep the tensors of its frames."""
             try:
-                kept = own.read(batch.inputs(self.prompts, self.causal, self.device), batch.take(self.device))
-                return {site: _finite(kept[site], kept[site].to(device, dtype), site, batch) for site in self.sites}
+                inputs, take = batch.inputs(self.prompts, self.causal, self.device), batch.take(self.device)
+                kept = own.read(inputs, take, partial(settle, batch)) if early else own.read(inputs, take)
+                return {site: kept[site] if early else settle(batch, site, kept[site]) for site in self.sites}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -206,6 +211,19 @@ def _too_much(batch: Batch, device: torch.device) -> MemoryError:
     return MemoryError(f"no memory for prompt {int(batch.prompts[0])} alone, {batch.width} tokens on {device}: shorten "
                        "the prompts, read fewer sites, load the model in a narrower dtype (load_model(name, "
                        "dtype='bfloat16')), or spread it with device_map='auto'")
+
+
+def _settle(batch: Batch, site: Site, acts: Tensor, dtype: torch.dtype | None, device: str | None,
+            into: Kept | None) -> Tensor:
+    """The rows of a site, finite and where they belong."""
+    rows = _finite(acts, acts.to(device, dtype), site, batch)
+    if into is None:
+        return rows
+    if (span := batch.span) is None:
+        into[site].index_copy_(0, batch.rows, rows)
+    else:
+        into[site][span] = rows
+    return into[site][:0]
 
 
 def _finite(acts: Tensor, kept: Tensor, site: Site, batch: Batch) -> Tensor:
