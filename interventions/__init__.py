@@ -17,6 +17,9 @@ from ._mediator_words import verdict
 from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
 from ._nonlinear_edits import GradientEdit, circular_edit, magnitude_edit
 from ._orthogonalise import orthogonalise, orthogonalised, writes
+from ._patch_run import PatchRun, answer_difference
+from ._patching import activation_patching, block_sites, head_sites
+from ._path_patching import Receiver, path_patching
 from ._places import At
 from ._quadratic_leace import QuadraticLEACE
 from ._rlace import RLACE
@@ -41,14 +44,19 @@ __all__ = [
     "LEACE",
     "LastToken",
     "OracleLEACE",
+    "PatchRun",
     "QuadraticLEACE",
     "RLACE",
+    "Receiver",
     "SPLINCE",
     "Scrubbing",
     "Sequences",
+    "activation_patching",
     "amnesic",
+    "answer_difference",
     "applied_change",
     "best_dose",
+    "block_sites",
     "circular_edit",
     "clamp",
     "compose",
@@ -56,6 +64,7 @@ __all__ = [
     "donors",
     "effect",
     "fit_das",
+    "head_sites",
     "hook",
     "interchange_pairs",
     "kl",
@@ -66,6 +75,7 @@ __all__ = [
     "orthogonalise",
     "orthogonalised",
     "patch_from",
+    "path_patching",
     "percentiles",
     "position_map",
     "position_means",

@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._pairs import PromptPairs, nearest_pairs, token_pairs
     from ._prompts import Counterfactuals, LabelledPrompts, split_by_group
 
-__all__ = ["Counterfactuals", "LabelledPrompts", "available", "load", "reference_models", "split_by_group"]
+_NAMES = {"Counterfactuals": "_prompts", "LabelledPrompts": "_prompts", "PromptPairs": "_pairs",
+          "nearest_pairs": "_pairs", "split_by_group": "_prompts", "token_pairs": "_pairs"}
+__all__ = ["Counterfactuals", "LabelledPrompts", "PromptPairs", "available", "load", "nearest_pairs",
+           "reference_models", "split_by_group", "token_pairs"]
 
 
 def __getattr__(name: str):
-    if name in ("Counterfactuals", "LabelledPrompts", "split_by_group"):
-        return getattr(importlib.import_module("._prompts", __name__), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

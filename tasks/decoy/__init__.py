@@ -2,6 +2,7 @@
 
     prompts = tasks.decoy.load(n=2000, seed=0)     # labels `end` (decides) and `mark` (the decoy), at the last token
     cases = tasks.decoy.cases("end", n=500)        # prompts with the latent to change, and the right answers
+    pairs = tasks.decoy.pairs()                    # prompts that differ in the question alone, for patching
     truth = tasks.decoy.planted()                  # the directions, known because they were planted in training
 
 A prompt is some letters, a question and `=`; the answer is the first or the last letter, as the question asks:
@@ -25,9 +26,10 @@ from numpy import ndarray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .._pairs import PromptPairs
 from .._prompts import Counterfactuals, LabelledPrompts, split_by_group
 
-__all__ = ["WORDS", "cases", "load", "planted", "sequences"]
+__all__ = ["WORDS", "cases", "load", "pairs", "planted", "sequences"]
 
 LETTERS = tuple("abcdefghijklmnop")
 ENDS, MARKS = ("first", "last"), (".", "!")
@@ -114,9 +116,28 @@ def cases(scheme: str = "end", n: int = 500, seed: int = 1) -> Counterfactuals:
     answers = np.eye(len(WORDS), dtype=bool)
     before = answers[ends[np.arange(n), made["end"]]]
     after = answers[ends[np.arange(n), 1 - made["end"]]] if scheme == "end" else before
-    split = np.where(np.isin(group, np.unique(group)[::2]), "choose", "report")
     table = pd.DataFrame({"prompt": np.arange(n), "target": "answer", "was": made[scheme], "becomes": 1 - made[scheme],
-                          "group": group, "split": split})
+                          "group": group, "split": _halves(group)})
     return Counterfactuals(task="decoy", kind=f"{scheme} changed", scheme=scheme,
                            tokens=torch.from_numpy(made["tokens"]), lengths=torch.from_numpy(made["lengths"]),
                            cases=table, right_before=before, right_after=after)
+
+
+def pairs(n: int = 200, seed: int = 1) -> PromptPairs:
+    """Prompts about the same letters: the corrupted twin asks for the other end, with the other mark. Both latents
+    differ, and one token (`pos:question`); the answers are the two ends. Groups and halves are those of `cases`."""
+    made = sequences(n, seed)
+    row, at = np.arange(n), made["lengths"] - 2
+    corrupted = made["tokens"].copy()
+    corrupted[row, at] = question(1 - made["end"], 1 - made["mark"])
+    group, answers = _letters(made), np.eye(len(WORDS), dtype=bool)
+    ends = np.stack([made["first"], made["last"]], 1)
+    table = pd.DataFrame({"group": group, "split": _halves(group), "pos:question": at})
+    return PromptPairs("decoy", "end+mark", torch.from_numpy(made["tokens"]), torch.from_numpy(corrupted),
+                       torch.from_numpy(made["lengths"]), table, answers[ends[row, made["end"]]],
+                       answers[ends[row, 1 - made["end"]]])
+
+
+def _halves(group: Shaped[ndarray, " case"]) -> Shaped[ndarray, " case"]:
+    """`choose` or `report`: every other group."""
+    return np.where(np.isin(group, np.unique(group)[::2]), "choose", "report")
