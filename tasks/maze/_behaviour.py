@@ -46,7 +46,7 @@ def behaviour(model: Model, mazes: Mazes, seed: int | Sequence[int] = 0, *, roll
     with np.errstate(divide="ignore"):
         odds = np.where(decision, 1 / forward, np.nan)
     out = pd.DataFrame({
-        "exact": (right | ~asked).all(1) & (said[:, : mazes.paths.shape[1]] == _padded(mazes)).all(1),
+        "exact": ((said == _true(mazes)) | ~asked).all(1),
         "walker": np.where(decision, odds, 1).prod(1),
         "token": _share(right, asked),
         "n_decisions": decision.sum(1),
@@ -86,9 +86,9 @@ def _share(value: ndarray, where: Bool[ndarray, "maze token"]) -> Float[ndarray,
     return np.where(n > 0, np.where(where, value, 0).sum(1) / np.maximum(n, 1), np.nan)
 
 
-def _padded(mazes: Mazes) -> Int[ndarray, "maze node"]:
-    """The path as tokens, `<PATH_END>` once and then whatever the model says, which nobody asks."""
-    return np.where(mazes.paths >= 0, CELL + mazes.paths, PATH_END)
+def _true(mazes: Mazes) -> Int[ndarray, "maze token"]:
+    """The tokens of the path, and `<PATH_END>` after it."""
+    return np.pad(np.where(mazes.paths >= 0, CELL + mazes.paths, PATH_END), ((0, 0), (0, 1)), constant_values=PATH_END)
 
 
 @torch.inference_mode()
@@ -126,12 +126,10 @@ def _rollouts(model: Model, mazes: Mazes, tokens: Int[ndarray, "prompt pos"], pa
     follows its first other word is written token by token.
     """
     most, n = mazes.shape[0] * mazes.shape[1], len(mazes)
-    true = _padded(mazes)
-    same = np.cumprod(said[:, : true.shape[1]] == true, 1).sum(1)
-    written = np.full((n, most + 1), PADDING)
-    for row, k in enumerate(np.minimum(same, mazes.n_nodes)):
-        written[row, : k + 1] = said[row, : k + 1]
-    count = np.minimum(same, mazes.n_nodes) + 1
+    same = np.minimum(np.cumprod(said == _true(mazes), 1).sum(1), mazes.n_nodes)
+    written, count = np.full((n, most + 1), PADDING), same + 1
+    run = np.arange(said.shape[1]) < count[:, None]
+    written[:, : said.shape[1]][run] = said[run]
     going = np.flatnonzero((written[np.arange(n), count - 1] >= CELL) & (count <= most))
     while len(going):
         for rows in np.array_split(going, -(-len(going) // batch_size)):

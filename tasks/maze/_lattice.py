@@ -62,16 +62,18 @@ def edge_names(shape: Shape) -> list[str]:
 
 def open_edges(connections: Connections) -> Bool[ndarray, "maze edge"]:
     """Which edges are passages."""
-    n = len(connections)
-    return np.concatenate([connections[:, 0, :-1].reshape(n, -1), connections[:, 1, :, :-1].reshape(n, -1)], 1)
+    n, _, rows, cols = connections.shape
+    down, right = connections[:, 0, :-1], connections[:, 1, :, :-1]
+    return np.concatenate([down.reshape(n, (rows - 1) * cols), right.reshape(n, rows * (cols - 1))], 1)
 
 
 def connect(is_open: Bool[ndarray, "maze edge"], shape: Shape) -> Connections:
     """The inverse of `open_edges`."""
     rows, cols = shape
-    out = np.zeros((len(is_open), 2, rows, cols), bool)
-    out[:, 0, :-1] = is_open[:, : (rows - 1) * cols].reshape(-1, rows - 1, cols)
-    out[:, 1, :, :-1] = is_open[:, (rows - 1) * cols :].reshape(-1, rows, cols - 1)
+    n, n_down = len(is_open), (rows - 1) * cols
+    out = np.zeros((n, 2, rows, cols), bool)
+    out[:, 0, :-1] = is_open[:, :n_down].reshape(n, rows - 1, cols)
+    out[:, 1, :, :-1] = is_open[:, n_down:].reshape(n, rows, cols - 1)
     return out
 
 
@@ -80,7 +82,7 @@ def ways(connections: Connections) -> Bool[ndarray, "maze cell 4"]:
     down, right = connections[:, 0], connections[:, 1]
     up, left = np.zeros_like(down), np.zeros_like(right)
     up[:, 1:], left[:, :, 1:] = down[:, :-1], right[:, :, :-1]
-    return np.stack([up, down, left, right], -1).reshape(len(down), -1, 4)
+    return np.stack([up, down, left, right], -1).reshape(len(down), down.shape[1] * down.shape[2], 4)
 
 
 def degrees(connections: Connections) -> Int[ndarray, "maze cell"]:
@@ -93,7 +95,7 @@ def distances(connections: Connections, source: Int[ndarray, " maze"]) -> Int[nd
     n, _, rows, cols = connections.shape
     down, right = connections[:, 0, :-1], connections[:, 1, :, :-1]
     front = np.zeros((n, rows, cols), bool)
-    front.reshape(n, -1)[np.arange(n), source] = True
+    front.reshape(n, rows * cols)[np.arange(n), source] = True
     distance, steps = front.astype(np.int32) - 1, 0
     while front.any():
         steps += 1
@@ -104,7 +106,7 @@ def distances(connections: Connections, source: Int[ndarray, " maze"]) -> Int[nd
         front[:, :, :-1] |= nearer[:, :, 1:] & right
         front &= distance < 0
         distance += front * np.int32(steps + 1)
-    return distance.reshape(n, -1)
+    return distance.reshape(n, rows * cols)
 
 
 def shortest_paths(connections: Connections, origin: Int[ndarray, " maze"],

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from ._generators import GENERATORS
-from ._lattice import Connections, Shape, distances, shape_of, shortest_paths, ways
+from ._lattice import Connections, Shape, degrees, distances, shape_of, shortest_paths, ways
 
 _CHUNK_CELLS, _MOST, _FEWEST = 2**16, 2048, 16  # cells and mazes made at a time: the working set stays in the cache
 _PATIENCE = 50  # chunks in a row without a maze that will do
@@ -139,7 +139,7 @@ def solve(connections: Connections | Sequence[Bool[ndarray, "2 row col"]],
 
 
 def _random_ends(connections: Connections, rng: np.random.Generator) -> tuple[ndarray, ndarray]:
-    exits = ways(connections).any(-1)
+    exits = degrees(connections) > 0
     if len(closed := np.flatnonzero(~exits.any(axis=1))):
         raise ValueError(f"maze {closed[0]} has no passage at all, so it has no two ends; drop it")
     start = np.where(exits, rng.random(exits.shape), -1).argmax(1)
