@@ -2,13 +2,15 @@
 
 from ._alterrep import AlterRep
 from ._amnesic import amnesic
-from ._controls import random_like
+from ._controls import components, random_in, random_like
 from ._das import DAS, das_effect, fit_das
+from ._doses import DOSES, Reference, dose_grid, unit_vectors
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
 from ._effect import effect
 from ._erasers import Eraser
 from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
+from ._iti import ITI, fit_iti, iti_effect
 from ._knockout import clamp, donors, knock_out, percentiles, position_means
 from ._last_token import LastToken
 from ._leace import LEACE, OracleLEACE
@@ -27,19 +29,23 @@ from ._runs import applied_change
 from ._saliency import saliency
 from ._scrubbing import Scrubbing, scrub
 from ._sequences import Sequences
+from ._side_effects import side_effects
 from ._specificity import reread
 from ._splince import SPLINCE
+from ._steer_along import steer_along
 from ._windows import Dose, best_dose, position_map, window_map, windows
 
 __all__ = [
     "AlterRep",
     "At",
     "DAS",
+    "DOSES",
     "Dose",
     "Edit",
     "Eraser",
     "GradientEdit",
     "INLP",
+    "ITI",
     "InterchangePairs",
     "LEACE",
     "LastToken",
@@ -48,6 +54,7 @@ __all__ = [
     "QuadraticLEACE",
     "RLACE",
     "Receiver",
+    "Reference",
     "SPLINCE",
     "Scrubbing",
     "Sequences",
@@ -59,14 +66,18 @@ __all__ = [
     "block_sites",
     "circular_edit",
     "clamp",
+    "components",
     "compose",
     "das_effect",
     "donors",
+    "dose_grid",
     "effect",
     "fit_das",
+    "fit_iti",
     "head_sites",
     "hook",
     "interchange_pairs",
+    "iti_effect",
     "kl",
     "knock_out",
     "logit_difference",
@@ -81,6 +92,7 @@ __all__ = [
     "position_means",
     "probability_mass",
     "project_out",
+    "random_in",
     "random_like",
     "readout_mediator",
     "reflect",
@@ -88,8 +100,11 @@ __all__ = [
     "saliency",
     "scrub",
     "set_error",
+    "side_effects",
     "steer",
+    "steer_along",
     "top1_right",
+    "unit_vectors",
     "verdict",
     "window_map",
     "windows",

@@ -78,15 +78,6 @@ def components(acts: Float[Tensor, "example width"], share: float = SHARE) -> Su
     return Subspace(vectors.flip(1)[:, : int((held < share).sum()) + 1].T.contiguous().cpu())
 
 
-def orthogonal_part(direction: Float[Tensor, "... width"], read: Float[Tensor, "... width"]
-                    ) -> Float[Tensor, "... width"]:
-    """`direction` without its component along `read` (one, or one per row): what is left says whether that component
-    was needed."""
-    r = torch.as_tensor(read).to(direction)
-    r = r / r.norm(dim=-1, keepdim=True)
-    return direction - (direction * r).sum(-1, keepdim=True) * r
-
-
 def _in_span(change: Change, sign: float | int) -> tuple[dict[Site, Tensor], int]:
     """Coordinates of all rows in an orthonormal basis of their span (or as they are, where that is no smaller), in
     float64, and how many coordinates a row has."""

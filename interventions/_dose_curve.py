@@ -10,9 +10,9 @@ from scipy.stats import rankdata
 from probing._results import MIN_DRAWS
 from probing._statistics import group_sums, interval
 
+from ._doses import AT_KL
 from ._effect_rows import EffectRows
 
-AT_KL = 0.1  # nats: the side effect at which methods are compared
 Curves = Float[ndarray, "*more dose"]
 Numbers = Float[ndarray, "*more"]
 

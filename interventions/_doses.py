@@ -21,6 +21,7 @@ from probing._sites import Site
 UNITS = ("class_mean", "sd", "max_act", "norm", "absolute")
 DOSES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 UNTIL, MOST = 1.0, 64.0  # nats of KL that the grid should reach on either side, and the largest dose for that
+AT_KL = 0.1  # nats: the side effect at which methods are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +109,9 @@ def _in_units(size: Float[Tensor, " row"], unit: Float[Tensor, " row"]) -> float
 
 
 def dose_grid(kl_at: Callable[[float], float], doses: Sequence[float | int] = DOSES, until: float = UNTIL,
-              most: float = MOST) -> list[float]:
-    """`doses`, doubled outwards on each side that they have until the last dose costs more than `until` nats.
+              most: float = MOST, at: float = AT_KL) -> list[float]:
+    """`doses`, doubled outwards on each side that they have until the last dose costs more than `until` nats; and, on
+    both sides of 0, the dose above 0 that costs `at` nats, at which edits are compared.
 
     A direction that the model does not listen to ends at `most`, and its KL there says so.
 
@@ -121,4 +123,11 @@ def dose_grid(kl_at: Callable[[float], float], doses: Sequence[float | int] = DO
         while abs(last) < most and kl_at(last) <= until:
             last *= 2
             grid.append(last)
-    return sorted(grid)
+    high = next((a for a in sorted(grid) if a > 0 and kl_at(a) >= at), None)
+    if high is not None:
+        low = 0.0
+        while high - low > 0.02 * high:  # the KL near 0 is far from a line between the doses of the grid
+            middle = (low + high) / 2
+            low, high = (middle, high) if kl_at(middle) < at else (low, middle)
+        grid += [side * float(f"{high:.3g}") for side in ((-1, 1) if min(grid) < 0 else (1,))]
+    return sorted(set(grid))

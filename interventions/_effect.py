@@ -34,7 +34,7 @@ def effect(
     alphas: Sequence[float | int] | None = None,
     unit: str | None = None,
     intervention: str = "steer",
-    probe: str = "given",
+    probe: str | None = None,
     edit: EditAt | None = None,
     sites: Sequence[Site] | None = None,
     positions: Positions = -1,
@@ -103,6 +103,9 @@ def effect(
     if isinstance(directions, Subspace):
         from ._steer_along import steer_along  # which calls this function
 
+        if isinstance(cases, Counterfactuals):
+            raise ValueError("a subspace wants labelled prompts, from which the size of a dose is learned; pass "
+                             "prompts, and these cases as steer_along(model, prompts, space, cases=cases)")
         return steer_along(model, cases, directions, alphas=alphas, unit=unit, probe=probe, positions=positions,
                            n_random=n_random, seed=seed, identity=identity)
     if isinstance(cases, LabelledPrompts):
@@ -118,7 +121,7 @@ def effect(
     alphas = dose_grid(arm.price) if alphas is None else list(alphas)
     found = arm.measure(alphas, Controls(n_random, others or {}, arms or {}, other_layers, other_positions,
                                          random_init), references, seed)
-    common = row_context(run, cases, sites, split=split, seed=seed, unit=unit or "absolute", probe=probe,
+    common = row_context(run, cases, sites, split=split, seed=seed, unit=unit or "absolute", probe=probe or "given",
                          intervention=intervention, positions=positions_name(positions), identity=identity)
     rows = EffectRows(common, cases.cases["group"].to_numpy()[run.rows.numpy()], seed)
     clean = None if score is None else against(run, cases.right_before, score)(

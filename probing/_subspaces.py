@@ -1,6 +1,7 @@
 """Subspaces of the residual stream, and the pair of directions that every linear probe has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,12 +11,22 @@ from scipy.linalg import subspace_angles
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ._sites import Site
+
 
 @dataclass(frozen=True)
 class Subspace:
-    """A subspace of the residual stream, as orthonormal rows (rank, d_model)."""
+    """A subspace of the residual stream, as orthonormal rows (rank, d_model).
+
+    Attributes:
+        site, label, name: Where it was found, for which label and as what (`logistic.write`); None unless it comes from
+            a probe of a sweep (see `Sweep.best`).
+    """
 
     basis: Float[Tensor, "rank d_model"]
+    site: Site | None = None
+    label: str | None = None
+    name: str | None = None
 
     def __post_init__(self):
         gram = self.basis @ self.basis.T
@@ -53,6 +64,14 @@ class Subspace:
         """Principal angles to another subspace, in degrees, smallest first; min(rank) of them."""
         radians = subspace_angles(self.basis.double().T.numpy(), other.basis.double().T.numpy())
         return torch.from_numpy(np.rad2deg(radians[::-1].copy()))
+
+
+class Origin(NamedTuple):
+    """What a fitted probe cannot tell from its weights: where it reads, which label, and what it is called."""
+
+    site: Site
+    label: str
+    name: str
 
 
 class LinearPair:
@@ -98,4 +117,7 @@ class LinearPair:
 def _span(probe: LinearPair, name: str) -> Subspace:
     check_is_fitted(probe)
     rows = np.asarray(getattr(probe, name), dtype=np.float64)
-    return Subspace.spanned_by(torch.from_numpy(rows.reshape(-1, rows.shape[-1])))
+    space = Subspace.spanned_by(torch.from_numpy(rows.reshape(-1, rows.shape[-1])))
+    origin = getattr(probe, "origin_", None)
+    return space if origin is None else replace(space, site=origin.site, label=origin.label,
+                                                name=f"{origin.name}.{name.rstrip('_')}")

@@ -25,6 +25,7 @@ from ._ridge import RidgeProbe
 from ._significance import adjusted
 from ._sites import Site
 from ._splits import splits_of
+from ._subspaces import Origin
 from ._threads import single_threaded, spread
 
 
@@ -54,7 +55,8 @@ class Sweep:
 
     def best(self, label: str, probe: str | None = None, metric: str | None = None) -> tuple[Site, BaseEstimator]:
         """The site where `probe` (the first of the label, unless one is named) reads `label` best, chosen on
-        validation, and the probe fitted there. `metric` is accuracy, or r2 for numbers, unless named."""
+        validation, and the probe fitted there, which knows so (`origin_`). `metric` is accuracy, or r2 for numbers,
+        unless named."""
         rows = select(self.rows, label=label, split="validation", subset="all")
         rows = select(rows, metric=metric or ("accuracy" if "accuracy" in set(rows["metric"]) else "r2"))
         rows = select(rows, probe=probe or next(iter(rows["probe"].dropna()), ""))
@@ -64,7 +66,9 @@ class Sweep:
         top = rows.loc[rows["value"].idxmax()]
         site = next(s for s in self.sites(label, top["probe"]) if (s.stream, s.layer, getattr(s, "head", None)) == (
             top["stream"], top["layer"], None if pd.isna(top["head"]) else top["head"]))
-        return site, self.probes[label, top["probe"], site]
+        found = self.probes[label, top["probe"], site]
+        found.origin_ = Origin(site, label, top["probe"])
+        return site, found
 
     def sites(self, label: str, probe: str) -> list[Site]:
         """Where a probe of a label was fitted."""
