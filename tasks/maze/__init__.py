@@ -5,9 +5,11 @@
     mazes = tasks.maze.random_mazes(1000, size=6, generator="dfs_percolation", p=0.1)
     print(tasks.maze.draw(mazes, 0))
     tasks.maze.behaviour(model, mazes).mean()                    # exact, valid and target-reaching rollouts
+    cases = tasks.maze.cases("add", n=500)                       # a passage to add, the right steps before and after
 """
 
 from ._behaviour import behaviour, score
+from ._cases import cases, pairs
 from ._generators import GENERATORS
 from ._labels import by_degree, load
 from ._lattice import (
@@ -24,6 +26,6 @@ from ._lattice import (
 from ._mazes import Mazes, draw, is_tree, random_mazes, solve
 from ._tokens import parse, to_ids, to_text, tokenise, words
 
-__all__ = ["GENERATORS", "Mazes", "behaviour", "by_degree", "connect", "degrees", "distances", "draw", "edge_names",
-           "edges", "identities", "is_tree", "load", "open_edges", "parse", "random_mazes", "score", "shortest_paths",
-           "solve", "to_ids", "to_text", "tokenise", "ways", "words"]
+__all__ = ["GENERATORS", "Mazes", "behaviour", "by_degree", "cases", "connect", "degrees", "distances", "draw",
+           "edge_names", "edges", "identities", "is_tree", "load", "open_edges", "pairs", "parse", "random_mazes",
+           "score", "shortest_paths", "solve", "to_ids", "to_text", "tokenise", "ways", "words"]

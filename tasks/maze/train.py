@@ -191,7 +191,7 @@ def write_card(out: Path, steps: int, seed: int, kind: str, arguments: str, metr
     from transformers import AutoModelForCausalLM
 
     net = AutoModelForCausalLM.from_pretrained(out).eval()
-    mazes = random_mazes(1000, seed=HELD_OUT_SEED, **maze)
+    mazes = random_mazes(2 * HELD_OUT, seed=HELD_OUT_SEED, **maze)
     found = solving(lambda tokens: net(tokens).logits, mazes, roll=True)
     long = solving(lambda tokens: net(tokens).logits, mazes[mazes.n_nodes >= min(6, mazes.n_nodes.max())], roll=True)
     config, side = json.loads((out / "config.json").read_text()), maze["size"]
