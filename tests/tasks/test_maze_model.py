@@ -1,4 +1,4 @@
-"""How mazes are walked and learned: rollouts beside plain generation, queries packed as if each stood alone, training."""
+"""How mazes are walked and learned: rollouts beside plain generation, packed queries beside lone ones, training."""
 
 import json
 
