@@ -11,7 +11,7 @@
 from ._behaviour import behaviour, score
 from ._cases import cases, pairs
 from ._generators import GENERATORS
-from ._labels import by_degree, load
+from ._labels import border_inclusive, by_degree, load
 from ._lattice import (
     connect,
     degrees,
@@ -26,6 +26,7 @@ from ._lattice import (
 from ._mazes import Mazes, draw, is_tree, random_mazes, solve
 from ._tokens import parse, to_ids, to_text, tokenise, words
 
-__all__ = ["GENERATORS", "Mazes", "behaviour", "by_degree", "cases", "connect", "degrees", "distances", "draw",
-           "edge_names", "edges", "identities", "is_tree", "load", "open_edges", "pairs", "parse", "random_mazes",
-           "score", "shortest_paths", "solve", "to_ids", "to_text", "tokenise", "ways", "words"]
+__all__ = ["GENERATORS", "Mazes", "behaviour", "border_inclusive", "by_degree", "cases", "connect", "degrees",
+           "distances", "draw", "edge_names", "edges", "identities", "is_tree", "load", "open_edges", "pairs",
+           "parse", "random_mazes", "score", "shortest_paths", "solve", "to_ids", "to_text", "tokenise", "ways",
+           "words"]

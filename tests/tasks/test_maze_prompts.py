@@ -120,6 +120,12 @@ def test_degrees_alone_tell_four_passages_in_five(size, value):
     assert (prompts.labels("passage")[test] == majority).mean() == pytest.approx({5: 0.628, 6: 0.612}[size], abs=0.015)
 
 
+def test_the_published_metric_counts_walls_around_the_maze():
+    assert maze.border_inclusive(0.800, 6) == pytest.approx(0.833, abs=5e-4)
+    assert maze.border_inclusive(0.936, 6) == pytest.approx(0.947, abs=5e-4)
+    assert maze.border_inclusive(1, (2, 7)) == 1 and maze.border_inclusive(0, (1, 2)) == 6 / 8
+
+
 def test_every_listed_passage_is_labelled_where_it_is_closed():
     prompts = tasks.load("maze", n=40, at="edges")
     texts = [text.split() for text in maze.to_text(prompts.tokens)]
