@@ -16,7 +16,6 @@ from interventions import Edit, move_to
 from probing import Site
 from tasks import Counterfactuals, othello
 from tasks.othello._engine import BLACK
-from tasks.othello._tokens import token_squares
 
 COLOUR_OF = {BLACK: (0, 1, 2), 1 - BLACK: (2, 1, 0)}  # theirs, empty, mine -> white, empty, black, by player to move
 
@@ -38,7 +37,7 @@ class Handles:
         self.was, self.becomes = cases.cases["was"].to_numpy(), cases.cases["becomes"].to_numpy()
         before, _ = othello.board_codes(cases)
         self.other = _other_squares(before, self.square, self.was, seed)
-        colours = np.array([COLOUR_OF[mover] for mover in to_move(cases)])
+        colours = np.array([COLOUR_OF[mover] for mover in othello.to_move(cases)])
         self.colour_was = colours[np.arange(len(colours)), self.was]
         self.colour_becomes = colours[np.arange(len(colours)), self.becomes]
 
@@ -133,14 +132,6 @@ METHODS = (
     Method("oblique", "probe margin", "moves along the encoding pattern until the logistic probe's margin is that of "
            "the new state's mean", lambda _: (0.5, 1.0, 1.5, 2.0), edit=_to_mean_margin),
 )
-
-
-def to_move(cases: Counterfactuals) -> ndarray:
-    """Colour of the player to move in every case (1 black, 0 white), passes resolved by the engine."""
-    size = othello.board_size(cases)
-    rows = cases.cases["prompt"].to_numpy()
-    squares = token_squares(size)[cases.tokens.numpy()[rows]]
-    return othello.replay(squares, size).to_move[np.arange(len(rows)), cases.lengths.numpy()[rows] - 1]
 
 
 def _other_squares(before: ndarray, square: ndarray, was: ndarray, seed: int) -> ndarray:

@@ -15,7 +15,7 @@ from tasks.othello._tokens import token_squares
 
 from . import _boards
 from ._othello import Study
-from ._othello_edits import COLOUR_OF, METHODS, Handles, tensor, to_move
+from ._othello_edits import COLOUR_OF, METHODS, Handles, tensor
 from ._report import Exhibit, Section, Table, write_report
 from ._sections import effect_section, headline, probe_section
 from ._verdicts import verdicts
@@ -146,7 +146,7 @@ def edit_exhibits(model, prompts, weights, cases, scans, seed: int) -> tuple[lis
     where = Site("resid_post", dose.layer_end)
     w = weights[where]
     probe = LogisticProbe.from_weights(w["mine_theirs.coef"], w["mine_theirs.intercept"], (0, 1, 2))
-    movers, boards, squares = to_move(few), othello.board_codes(few), token_squares(othello.board_size(few))
+    movers, boards, squares = othello.to_move(few), othello.board_codes(few), token_squares(othello.board_size(few))
     positions = []
     for board, right, arm in ((boards[0], few.right_before, {}), (boards[1], few.right_after, edits)):
         logits, acts = run.logits(arm, read=[where])

@@ -5,9 +5,10 @@
     cases = tasks.othello.cases("published", edit="flip")     # boards with one disc to change inside the model
 """
 
-from ._cases import board_codes, board_size, cases, follow, ideal_null
+from ._cases import board_codes, board_size, cases, follow, ideal_null, to_move
 from ._engine import IllegalMove, Replay, legal_moves, random_games, replay, square_name
 from ._labels import baseline_predictions, baselines, load, prompts_from_games
 
 __all__ = ["IllegalMove", "Replay", "baseline_predictions", "baselines", "board_codes", "board_size", "cases",
-           "follow", "ideal_null", "legal_moves", "load", "prompts_from_games", "random_games", "replay", "square_name"]
+           "follow", "ideal_null", "legal_moves", "load", "prompts_from_games", "random_games", "replay", "square_name",
+           "to_move"]

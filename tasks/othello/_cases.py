@@ -181,6 +181,13 @@ def board_codes(cases: Counterfactuals) -> tuple[Int[ndarray, "case square"], In
     return codes[0], codes[1]
 
 
+def to_move(cases: Counterfactuals) -> Int[ndarray, " case"]:
+    """Colour of the player to move in every case, 1 black and 0 white: who passes is no one's move."""
+    size, rows = board_size(cases), cases.cases["prompt"].to_numpy()
+    squares = token_squares(size)[cases.tokens.numpy()[rows]]
+    return replay(squares, size).to_move[np.arange(len(rows)), cases.lengths.numpy()[rows] - 1]
+
+
 def follow(cases: Counterfactuals, tokens: Int[Tensor, "case k"]) -> Bool[Tensor, "case k"]:
     """Whether each generated move is legal when play goes on from the edited board, passes included.
 

@@ -10,7 +10,7 @@ import pytest
 import slow_othello as slow
 import torch
 
-from tasks.othello import board_codes, cases, follow, ideal_null, random_games, square_name
+from tasks.othello import board_codes, cases, follow, ideal_null, random_games, square_name, to_move
 from tasks.othello._cases import _halves, read_benchmark
 from tasks.othello._generate import endings, generate
 from tasks.othello._tokens import words
@@ -253,3 +253,10 @@ def test_a_record_with_other_fields_is_refused(tmp_path):
     file.write_text(json.dumps([*RECORDS, {"history": [26], "square": 3}]))
     with pytest.raises(ValueError, match="case 2 of .*cases.json has the fields .'history', 'square'."):
         read_benchmark(file)
+
+
+@pytest.mark.parametrize("size", [6, 8])
+def test_to_move_is_who_moves_next_in_the_slow_engine(size):
+    made = cases("natural", "flip", 40, size)
+    movers = [slow.position(numbers(row.history, size), size)[1] for row in made.cases.itertuples()]
+    assert ["wb"[mover] for mover in to_move(made)] == movers
