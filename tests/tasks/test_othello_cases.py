@@ -83,11 +83,11 @@ def test_all_orders_of_a_game_are_found_passes_included(size, length, n):
     squares = squares[(squares[:, :length] >= 0).all(1), :length].astype(int)
     ends = endings(squares, length, size)
     found = {game: set() for game in range(len(squares))}
-    for game, moves, black, to_move in zip(ends.game, ends.moves, ends.black.tolist(), ends.to_move, strict=True):
+    for game, moves, black, mover in zip(ends.game, ends.moves, ends.black.tolist(), ends.to_move, strict=True):
         states = slow.history(moves.tolist(), size)  # the order itself is legal and ends there
         assert states[-1][0] == black
         found[game].add((black, states[-1][1], states[-1][5]))
-        assert states[-1][5] in (None, "wb"[to_move])
+        assert states[-1][5] in (None, "wb"[mover])
     for game, moves in enumerate(squares.tolist()):
         assert found[game] == slow.all_endings(moves, size)
     assert len(ends.game) == len(set(zip(ends.game.tolist(), ends.black.tolist(), ends.to_move.tolist(), strict=True)))
