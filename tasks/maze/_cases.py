@@ -36,7 +36,7 @@ def cases(kind: str = "add", n: int = 500, size: int | tuple[int, int] = 5, seed
     is every other cell that a passage leads to. Mazes with cycles are passed over, so that one path leads anywhere.
 
     Returns:
-        Counterfactuals whose `cases` also has `edited` (the edited prompt as text; `to_ids` reads it), `node` (steps
+        Counterfactuals whose `cases` also has `witness` (the edited prompt as text; `to_ids` reads it), `node` (steps
         from the origin), `saves` (steps, 0 for `remove`), and positions `pos:slot` (the `;` of the passage or of its
         stand-in), `pos:first_cell`, `pos:second_cell` and `pos:path_start`. Equal mazes form one `group` and lie in
         one half.
@@ -92,7 +92,7 @@ def _make(kind: str, n: int, size: int | tuple[int, int], seed: int, generator: 
     table = pd.DataFrame({
         "prompt": row, "target": [edge_name[e] for e in edge], "was": codes[0], "becomes": codes[1], "group": group,
         "split": _halves(group), "node": node, "cell": [cell_names(shape)[c] for c in here],
-        "saves": left[row, here] - left[row, cell] - 1 if kind == "add" else 0, "edited": to_text(edited, size),
+        "saves": left[row, here] - left[row, cell] - 1 if kind == "add" else 0, "witness": to_text(edited, size),
         f"{NAMED}slot": closes, f"{NAMED}first_cell": closes - 3, f"{NAMED}second_cell": closes - 1,
         f"{NAMED}path_start": told.path_start})
     return _Made(task_name(size), tokens, edited, lengths, table, before, after)

@@ -184,7 +184,7 @@ def test_a_case_changes_one_passage_and_with_it_the_right_step(kind, size, gener
     cases = maze.cases(kind, n=120, size=size, generator=generator)
     words = np.array(maze.words(size))
     for row, (text, case) in enumerate(zip(maze.to_text(cases.tokens, size), cases.cases.itertuples(), strict=True)):
-        edited = case.edited
+        edited = case.witness
         passage = frozenset(case.target.split("-"))
         assert (passage in passages(text)) == (kind == "remove") and (passage in passages(edited)) == (kind == "add")
         assert set(passages(text)) ^ set(passages(edited)) == {passage}
@@ -211,7 +211,7 @@ def test_a_case_changes_one_passage_and_with_it_the_right_step(kind, size, gener
 def test_pairs_are_the_cases_and_their_edited_prompts():
     cases, pairs = (make("add", n=60, seed=3) for make in (maze.cases, maze.pairs))
     assert torch.equal(pairs.clean, cases.tokens) and pairs.label == cases.kind == "passage to add"
-    assert maze.to_text(pairs.corrupted) == cases.cases["edited"].tolist()
+    assert maze.to_text(pairs.corrupted) == cases.cases["witness"].tolist()
     np.testing.assert_array_equal(pairs.right_corrupted, cases.right_after)
     groups = cases.cases.groupby("group")["split"].nunique()
     assert groups.max() == 1 and set(cases.cases["split"]) == {"choose", "report"}
