@@ -22,12 +22,15 @@ class Design:
         numbers: (example, number) numeric targets, in their own units.
         columns: Names: `mine_theirs/c4=2` for class 2 of target c4, `place/latitude` for a number, `pos=17` for a
             nuisance. Those of all codes come first.
+        n_marks: How many of the codes, at their end, are the nuisance's: one of many columns is 1 in each of them, so
+            that sums go by its index.
     """
 
     codes: Int[ndarray, "example code"]
     levels: tuple[int, ...]
     numbers: Float[ndarray, "example number"]
     columns: tuple[str, ...]
+    n_marks: int = 0
 
     @classmethod
     def of(cls, prompts: LabelledPrompts, schemes: Sequence[str] | None = None,
@@ -58,42 +61,69 @@ class Design:
         n = len(prompts)
         return cls(np.stack([c for _, c, _ in codes], 1).astype(np.int64) if codes else np.zeros((n, 0), np.int64),
                    tuple(count), np.stack([c for _, c, _ in numbers], 1).astype(float) if numbers else np.zeros((n, 0)),
-                   (*names, *(name for name, _, _ in numbers)))
+                   (*names, *(name for name, _, _ in numbers)), len(nuisance))
 
     @functools.cached_property
     def kept(self) -> Int[ndarray, " kept"]:
-        """The columns that `block` writes out: all but the first class of every target that is labelled throughout,
-        which is 1 minus the others. With three classes this saves a third of the products."""
-        first = np.cumsum([0, *self.levels])[:-1]
-        return np.setdiff1d(np.arange(len(self.columns)), first[(self.codes >= 0).all(0)])
+        """The columns that sums are taken of: those of `block`, then those of `marks`.
+
+        The first class of every target that is labelled throughout is left out, being 1 minus the others: with three
+        classes that saves a third of the products.
+        """
+        *first, end = self._starts
+        left_out = np.array(first[: self.n_labels], int)[(self.codes[:, : self.n_labels] >= 0).all(0)]
+        marks = np.arange(end - self.n_mark_columns, end)
+        return np.r_[np.setdiff1d(np.arange(len(self.columns)), np.r_[left_out, marks]), marks].astype(int)
 
     @property
     def owner(self) -> Int[ndarray, " kept"]:
         """For each kept column, the column of its target that was not kept and is 1 minus the others; -1 for none."""
-        first = np.cumsum([0, *self.levels])[:-1]
-        of_code = np.where((self.codes >= 0).all(0), first, -1)
-        return np.r_[np.repeat(of_code, self.levels), np.full(self.numbers.shape[1], -1)].astype(int)[self.kept]
+        first = self._starts[:-1]
+        labelled = (self.codes >= 0).all(0) & (np.arange(len(first)) < self.n_labels)
+        of_code = np.repeat(np.where(labelled, first, -1), self.levels)
+        return np.r_[of_code, np.full(self.numbers.shape[1], -1)].astype(int)[self.kept]
 
     @property
     def shift(self) -> Float[ndarray, " kept"]:
         """What moments subtract for precision: the mean of numbers, nothing from counts."""
         return np.concatenate([np.zeros(sum(self.levels)), self.numbers.mean(0)])[self.kept]
 
-    def block(self, rows: Int[ndarray, " row"]) -> Float[ndarray, "row kept"]:
-        """The kept columns of these examples."""
-        n_kept = len(self.kept)
-        block = np.zeros((len(rows), n_kept + 1))
-        np.put(block, self._places[rows] + np.arange(len(rows))[:, None] * (n_kept + 1), 1)
-        block[:, n_kept - self.numbers.shape[1] : n_kept] = self.numbers[rows]
-        return block[:, :n_kept]
+    @property
+    def n_labels(self) -> int:
+        """Codes that are labels."""
+        return len(self.levels) - self.n_marks
+
+    def block(self, rows: Int[ndarray, " row"]) -> Float[ndarray, "row dense"]:
+        """The kept columns of the labels, of these examples."""
+        n_dense = len(self.kept) - self.n_mark_columns
+        block = np.zeros((len(rows), n_dense + 1))
+        np.put(block, self._places[rows] + np.arange(len(rows))[:, None] * (n_dense + 1), 1)
+        block[:, n_dense - self.numbers.shape[1] : n_dense] = self.numbers[rows]
+        return block[:, :n_dense]
+
+    def marks(self, rows: Int[ndarray, " row"]) -> Int[ndarray, "row mark"]:
+        """Which of the nuisance's columns are 1, counted from the first of them; the others are 0."""
+        starts = self._starts[self.n_labels : -1]
+        return self.codes[rows, self.n_labels :] + (starts - starts[:1])
+
+    @property
+    def _starts(self) -> Int[ndarray, " code_and_end"]:
+        """First column of every code, and the one after the last."""
+        return np.cumsum([0, *self.levels])
+
+    @property
+    def n_mark_columns(self) -> int:
+        """Columns of the nuisance, which all are kept."""
+        return sum(self.levels[self.n_labels :])
 
     @functools.cached_property
-    def _places(self) -> Int[ndarray, "example code"]:
-        """Which kept column is 1 for every code; one beyond them all where that column is not kept, or missing."""
-        place = np.full(len(self.columns) + 1, len(self.kept), np.int32)
-        place[self.kept] = np.arange(len(self.kept))
-        first = np.cumsum([0, *self.levels])[:-1]
-        return place[np.where(self.codes >= 0, first + self.codes, -1)]
+    def _places(self) -> Int[ndarray, "example label"]:
+        """Column of `block` that is 1 for every label; one beyond them all where it is not kept, or missing."""
+        n_dense = len(self.kept) - self.n_mark_columns
+        place = np.full(len(self.columns) + 1, n_dense, np.int32)
+        place[self.kept[:n_dense]] = np.arange(n_dense)
+        codes = self.codes[:, : self.n_labels]
+        return place[np.where(codes >= 0, self._starts[: self.n_labels] + codes, -1)]
 
 
 def one_hot(codes: Int[ndarray, "example target"], n_classes: int) -> Float[ndarray, "example column"]:

@@ -10,7 +10,7 @@ less than the conversion it would save, and float32 products cannot be right to 
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ._label_block import LabelBlock
 from ._scatter import Scatter
 
 SUMS = ("n", "x", "xx", "fourth", "third", "xy", "y", "yy")
@@ -88,7 +89,7 @@ class Moments:
             self.add_labels(block)
         return self
 
-    def add_activations(self, X: Num[Tensor, "row d_model"], block: "LabelBlock") -> None:
+    def add_activations(self, X: Num[Tensor, "row d_model"], block: LabelBlock) -> None:
         """The part of an update that needs activations; `add_labels` is the other. Sites share a block's labels."""
         self._start(X)
         u, v = torch.sub(block.gather(X), self.shift, out=block.workspace(X.shape[1])), block.labels
@@ -98,14 +99,22 @@ class Moments:
             self.xx[fold] += _product(one_fold, one_fold)
             self.third[fold] += square @ one_fold
             self.fourth[fold] += square @ square
-            self.xy[fold] += _product(one_fold, v[rows])
+            self.xy[fold, :, : v.shape[1]] += _product(one_fold, v[rows])
+        if block.n_marks:
+            self.xy[:, :, v.shape[1] :] += block.by_mark(u).mT
 
-    def add_labels(self, block: "LabelBlock") -> None:
-        v = block.labels
-        n, y, yy = (torch.zeros_like(s) for s in (self.n, self.y, self.yy))
+    def add_labels(self, block: LabelBlock) -> None:
+        v, m = block.labels, block.labels.shape[1]
         for fold, rows in block.slices():
-            n[fold], y[fold], yy[fold] = len(v[rows]), v[rows].sum(0), _product(v[rows], v[rows])
-        self.n, self.y, self.yy = self.n + n, self.y + y, self.yy + yy  # new tensors: sites may share the old ones
+            self.n[fold] += len(v[rows])
+            self.y[fold, :m] += v[rows].sum(0)
+            self.yy[fold, :m, :m] += _product(v[rows], v[rows])
+        if block.n_marks:
+            crossed, pairs = block.by_mark(v), block.pairs_of_marks()
+            self.y[:, m:] += pairs.diagonal(dim1=1, dim2=2)
+            self.yy[:, m:, m:] += pairs
+            self.yy[:, m:, :m] += crossed
+            self.yy[:, :m, m:] += crossed.mT
 
     def complete_labels(self, columns: Sequence[str], kept: Int[Tensor, " column"],
                         owner: Int[Tensor, " column"]) -> "Moments":
@@ -244,37 +253,6 @@ class Moments:
         if fold is None and len(self.folds) > 1:
             raise ValueError(f"these moments have folds {', '.join(self.folds)}; say which fold each row belongs to")
         return torch.zeros(n, dtype=torch.long) if fold is None else torch.as_tensor(fold).cpu().long()
-
-
-class LabelBlock:
-    """Labels of a batch less their shift, sorted by fold; shared by all sites that are read in it."""
-
-    def __init__(self, labels: Float[Tensor, "row column"], shift: Float[Tensor, " column"],
-                 fold: Int[Tensor, " row"], n_folds: int, device: torch.device | None = None):
-        if len(fold) != len(labels) or len(fold) and not 0 <= int(fold.min()) <= int(fold.max()) < n_folds:
-            raise ValueError(f"folds are {len(labels)} indices from 0 to {n_folds - 1}, not {fold.tolist()[:5]}")
-        order = fold.argsort(stable=True)
-        self.labels = (labels[order] - shift.to(labels.device)).to(device)
-        self.order, self.counts = order.to(device), torch.bincount(fold, minlength=n_folds).tolist()
-        self._rows: dict[int, Tensor] = {}
-
-    def gather(self, X: Num[Tensor, "row d_model"]) -> Num[Tensor, "row d_model"]:
-        """Rows in the order of the labels."""
-        return X.to(self.order.device)[self.order]
-
-    def workspace(self, width: int) -> Float[Tensor, "row width"]:
-        """Float64 rows to write to, the same for every site: fresh pages cost more than the conversion."""
-        if width not in self._rows:
-            self._rows[width] = torch.empty(len(self.order), width, dtype=torch.float64, device=self.order.device)
-        return self._rows[width]
-
-    def slices(self) -> Iterator[tuple[int, slice]]:
-        """(fold, its rows in sorted order) of every fold that has rows."""
-        start = 0
-        for fold, count in enumerate(self.counts):
-            if count:
-                yield fold, slice(start, start + count)
-            start += count
 
 
 def shift_sums(sums: dict[str, Tensor], dx: Float[Tensor, " d_model"],

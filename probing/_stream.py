@@ -139,8 +139,9 @@ def _sum(batches: Iterator[tuple[Batch, Kept]], design: Design, fold: Int[ndarra
     kept_columns, shift = [design.columns[i] for i in design.kept], torch.from_numpy(design.shift)
     for batch, kept in batches:
         examples = rows[batch.rows.numpy()]
-        labels, of_fold = torch.from_numpy(design.block(examples)), torch.from_numpy(fold[examples])
-        block = LabelBlock(labels, shift, of_fold, len(names), float64_device(next(iter(kept.values()))))
+        labels, marks, of_fold = map(torch.from_numpy, (design.block(examples), design.marks(examples), fold[examples]))
+        device = float64_device(next(iter(kept.values())))
+        block = LabelBlock(labels, shift[: labels.shape[1]], of_fold, len(names), device, marks, design.n_mark_columns)
         for site, acts in kept.items():
             if site not in moments:
                 moments[site] = Moments(kept_columns, names, shift)
@@ -148,7 +149,7 @@ def _sum(batches: Iterator[tuple[Batch, Kept]], design: Design, fold: Int[ndarra
         next(iter(moments.values())).add_labels(block)
     first, kept_at, owner = next(iter(moments.values())), *map(torch.from_numpy, (design.kept, design.owner))
     for other in moments.values():
-        other.n, other.y, other.yy = first.n, first.y, first.yy
+        other.n, other.y, other.yy = first.n.clone(), first.y, first.yy  # which are then written out for each
     return {site: one.complete_labels(design.columns, kept_at, owner) for site, one in moments.items()}
 
 

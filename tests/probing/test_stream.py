@@ -19,6 +19,7 @@ from tasks import LabelledPrompts, split_by_group
 from tests.probing.ragged import prompts_of
 
 QUIET = dict(progress=lambda done, total: None)
+HELD = ["pos", "kind"]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,7 @@ def prompts() -> LabelledPrompts:
     labels = pd.DataFrame({f"board/{t}": rng.integers(0, 3, n) for t in "abc"})
     labels["hint/a"] = labels["board/a"]
     labels["seen/x"] = rng.integers(-1, 2, n)
+    labels["kind"] = rng.integers(0, 4, n)
     labels["place/north"], labels["place/east"] = 1e4 + rng.normal(size=n), rng.normal(size=n)
     split = split_by_group(bare.examples["group"].to_numpy())
     return LabelledPrompts("ragged", bare.tokens, bare.lengths,
@@ -44,15 +46,15 @@ def prompts() -> LabelledPrompts:
 
 @pytest.fixture(scope="module")
 def streamed(model, prompts):
-    return stream(model, prompts, nuisance=["pos"], folds=3, batch_size=6, **QUIET)
+    return stream(model, prompts, nuisance=HELD, folds=3, batch_size=6, **QUIET)
 
 
-def full_design(prompts, nuisance=("pos",)):
+def full_design(prompts):
     """All columns written out, the plain way."""
     examples = prompts.examples
     parts = [one_hot(examples[[f"board/{t}"]].to_numpy(), 3) for t in "abc"]
     parts += [one_hot(examples[["seen/x"]].to_numpy(), 2)]
-    parts += [(examples[[c]].to_numpy() == np.unique(examples[c])).astype(float) for c in nuisance]
+    parts += [(examples[[c]].to_numpy() == np.unique(examples[c])).astype(float) for c in HELD]
     return np.concatenate([*parts, examples[["place/north", "place/east"]].to_numpy()], 1)
 
 
@@ -87,20 +89,22 @@ def test_folds_keep_groups_and_splits_apart(prompts):
 
 
 def test_the_dropped_class_is_one_minus_the_others_but_not_where_labels_are_missing(prompts, streamed):
-    design = Design.of(prompts, nuisance=["pos"])
-    block, full = design.block(np.arange(len(prompts))), full_design(prompts)
-    np.testing.assert_array_equal(block, full[:, design.kept])
+    design = Design.of(prompts, nuisance=HELD)
+    every, full = np.arange(len(prompts)), full_design(prompts)
+    held = one_hot(design.marks(every), design.n_mark_columns).reshape(len(prompts), len(HELD), -1).sum(1)
+    kept = np.c_[design.block(every), held]
+    np.testing.assert_array_equal(kept, full[:, design.kept])
     for column in set(design.owner) - {-1}:
-        np.testing.assert_array_equal(1 - block[:, design.owner == column].sum(1), full[:, column])
+        np.testing.assert_array_equal(1 - kept[:, design.owner == column].sum(1), full[:, column])
     assert len(design.columns) == len(design.kept) + len(set(design.owner) - {-1})
     assert {"seen/x=0", "seen/x=1"} <= {design.columns[i] for i in design.kept}
-    assert not {"board/a=0", "pos=0"} & {design.columns[i] for i in design.kept}
+    assert not {"board/a=0", "board/c=0"} & {design.columns[i] for i in design.kept}
     count, _ = streamed[Site("resid_post", 2)].scatter().class_means()
     np.testing.assert_array_equal(count[:11], full_design(prompts)[:, :11].sum(0))  # whole numbers
 
 
 def test_parts_add_up_to_the_whole_and_the_same_parts_to_the_same_bits(model, prompts, streamed, tmp_path):
-    arguments = dict(nuisance=["pos"], folds=3, batch_size=6, **QUIET)
+    arguments = dict(nuisance=HELD, folds=3, batch_size=6, **QUIET)
     parts = [stream(model, prompts, part=(i, 3), **arguments) for i in range(3)]
     for i, part in enumerate(parts):  # as three workers would
         part.save(tmp_path / str(i))
