@@ -11,11 +11,13 @@ For weights V and any probabilities q whose bias residual sum_i w_i (q_i - y_i) 
 import torch
 from torch import Tensor
 
-from ._softmax import Stack, coupling
+from ._softmax import ROWS, Stack, coupling
 
 
 def certify(stack: Stack, V: Tensor, lam: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """V with its bias at the optimum given the weights, and the certified relative gap of every column.
+    """V and the certified relative gap of every column.
+
+    Where the gap is above `tol` for want of a bias at the optimum given the weights, the bias is moved there.
 
     Args:
         stack: On `Standardised` inputs; its penalty is not used.
@@ -24,51 +26,66 @@ def certify(stack: Stack, V: Tensor, lam: Tensor, tol: float) -> tuple[Tensor, T
     Returns:
         gap: (objective - D(q)) / D(q), an upper bound on (objective - optimum) / optimum.
     """
+    if not stack.Z.bias:
+        loss, entropy, G = _sums(stack, V)
+        return V, _gap(stack, V, lam, loss, entropy, G)
+    labels, total = _label_sums(stack)
+    count = labels[..., -1]
+    count_0 = total[:, -1:] - count.sum(1, keepdim=True)
     for _ in range(8):
-        loss, entropy, curvature, G, labels, total = _sums(stack, V)
-        shrink = torch.ones_like(loss)
-        if not stack.Z.bias:
-            break
+        loss, entropy, G = _sums(stack, V)
         # q is p moved towards a constant r, just far enough that the bias residual of the mixture vanishes exactly
-        h, count = G[..., -1], labels[..., -1]
-        h_0, count_0 = -h.sum(1, keepdim=True), total[:, -1:] - count.sum(1, keepdim=True)
-        excess = torch.cat([h_0 / count_0, h / count], 1)
+        h = G[..., -1]
+        excess = torch.cat([-h.sum(1, keepdim=True) / count_0, h / count], 1)
         shrink = 1 / (1 + excess.amax(1).clamp(min=0))
-        if (excess.abs() <= 1e-3 * tol).all():
-            break
-        newton = torch.linalg.solve(curvature, h)
-        scaling = excess[:, 1:].log1p() - excess[:, :1].log1p()  # exact where p is far from 1
-        V = V.clone()
-        V[..., -1] -= torch.where((newton.abs() < 0.5).all(1, keepdim=True), newton, scaling)
-    P = coupling(stack.n_classes, V)
-    W = V[..., : stack.Z.shape[1] - stack.Z.bias]
-    primal = loss + 0.5 * lam * ((P @ W) * W).sum((1, 2))
-    if stack.Z.bias:
         mixed = (1 - shrink)[:, None] * count - shrink[:, None] * h
         G = shrink[:, None, None] * G - (1 - shrink)[:, None, None] * labels
         G = (G + mixed[:, :, None] * (total / total[:, -1:])[:, None])[..., :-1]
-    dual = shrink * entropy - ((torch.linalg.inv(P) @ G) * G).sum((1, 2)) / (2 * lam)  # H(r) >= 0 is left out
-    return V, torch.where(dual > 0, (primal - dual).clamp(min=0) / dual, torch.inf)
+        gap = _gap(stack, V, lam, loss, shrink * entropy, G)  # H(r) >= 0 is left out
+        if (gap <= tol).all() or (excess.abs() <= 1e-3 * tol).all():
+            break
+        newton = torch.linalg.solve(len(stack.Z) * stack.curvature(V), h)
+        scaling = excess[:, 1:].log1p() - excess[:, :1].log1p()  # exact where p is far from 1
+        V = V.clone()
+        V[..., -1] -= torch.where((newton.abs() < 0.5).all(1, keepdim=True), newton, scaling)
+    return V, gap
 
 
-def _sums(stack: Stack, V: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Over all rows: losses, entropies, curvature of the bias, and w (p - y) x', w y x', w x of every column."""
-    k, J, dim = V.shape
-    loss, entropy, curvature = V.new_zeros(k), V.new_zeros(k), V.new_zeros(k, J, J)
-    G, labels, total = V.new_zeros(k, J, dim), V.new_zeros(k, J, dim), V.new_zeros(k, dim)
+def _gap(stack: Stack, V: Tensor, lam: Tensor, loss: Tensor, entropy: Tensor, G: Tensor) -> Tensor:
+    P = coupling(stack.n_classes, V)
+    W = V[..., : stack.Z.shape[1] - stack.Z.bias]
+    primal = loss + 0.5 * lam * ((P @ W) * W).sum((1, 2))
+    dual = entropy - ((torch.linalg.inv(P) @ G) * G).sum((1, 2)) / (2 * lam)
+    return torch.where(dual > 0, (primal - dual).clamp(min=0) / dual, torch.inf)
+
+
+def _sums(stack: Stack, V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Over all rows: the losses, the entropies and w (p - y) x' of every column."""
+    loss, entropy, G = V.new_zeros(len(V)), V.new_zeros(len(V)), torch.zeros_like(V)
     for rows, z, y, scores, log_sum, planes in stack.blocks(V):
-        w = stack.row_weights(rows, y)
-        w = torch.ones_like(log_sum) if w is None else w
-        entropy += (w * log_sum).sum(0)
-        loss += (w * log_sum).sum(0)
+        w, surprise = stack.row_weights(rows, y), log_sum.clone()
         for j, (score, p) in enumerate(zip(scores, planes, strict=True)):
             hit = (y == j + 1).to(V.dtype)
-            loss -= (w * score * hit).sum(0)
-            entropy -= (w * score * p).sum(0)
-            G[:, j] += (w * (p - hit)).T @ z
-            labels[:, j] += (w * hit).T @ z
-            curvature[:, j, j] += (w * p).sum(0)
-            for i, other in enumerate(planes):
-                curvature[:, i, j] -= (w * p * other).sum(0)
-        total += w.T @ z
-    return loss, entropy, curvature, G, labels, total
+            surprise.addcmul_(score, hit, value=-1)
+            log_sum.addcmul_(score, p, value=-1)
+            residual = p.sub_(hit)
+            G[:, j] += (residual if w is None else residual.mul_(w)).T @ z
+        loss += (surprise if w is None else surprise.mul_(w)).sum(0)
+        entropy += (log_sum if w is None else log_sum.mul_(w)).sum(0)
+    return loss, entropy, G
+
+
+def _label_sums(stack: Stack) -> tuple[Tensor, Tensor]:
+    """Over all rows: w y x', (column, K-1, dim), and w x, (column, dim)."""
+    k, (n, dim) = stack.codes.shape[1], stack.Z.shape
+    first = stack.Z[slice(0, 1)]
+    labels, total = first.new_zeros(k, stack.n_classes - 1, dim), first.new_zeros(k, dim)
+    for start in range(0, n, ROWS):
+        rows = slice(start, start + ROWS)
+        z, y = stack.Z[rows], stack.codes[rows]
+        w = stack.row_weights(rows, y)
+        total += z.sum(0) if w is None else w.T @ z
+        for j in range(stack.n_classes - 1):
+            hit = (y == j + 1).to(z.dtype)
+            labels[:, j] += (hit if w is None else hit.mul_(w)).T @ z
+    return labels, total

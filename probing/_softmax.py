@@ -21,8 +21,11 @@ from ._whitening import Standardised
 ROWS = 4096  # per block: the scores of 64 columns stay in the cache
 _HISTORY = 20
 _SAMPLE = 24  # rows of the sampled Hessian per dimension; with 16 a third more passes, with 8 three times as many
-_WORTH = 64  # passes that one sampled Hessian may cost; beyond, the average curvature is the metric
-_FIRST, _EVERY, _FALL = 4, 6, 30  # a metric is renewed after 6 steps in which the gap fell by less than 30
+_ROUGH = 12  # the same where the tolerance is above 1e-4: half the cost, and few more passes
+_FEWEST = 8
+_WORTH = 64  # passes that one sampled Hessian may cost: fewer rows, or beyond that the average curvature as the metric
+_AFRESH = (1, 2, 3, 5)  # steps that begin with the average curvature of where they are: from zero weights it falls fast
+_FIRST, _EVERY, _FALL = 8, 6, 30  # then the sampled one, renewed after 6 steps in which the gap fell by less than 30
 _GATHER = 2**22  # numbers of the sampled rows that are gathered at a time, to stay in the cache
 _PATIENCE = 12  # steps without a smaller gap
 
@@ -146,15 +149,16 @@ class AverageMetric:
 class SampledMetric:
     """Cholesky factors of every column's Hessian on sampled rows."""
 
-    def __init__(self, stack: Stack, V: Tensor):
+    def __init__(self, stack: Stack, V: Tensor, size: int):
+        self.size = size
         self.factor = V.new_zeros(len(V), V.shape[1] * V.shape[2], V.shape[1] * V.shape[2])
         self.renew(stack, V, torch.arange(len(V), device=V.device))
 
     def renew(self, stack: Stack, V: Tensor, which: Tensor) -> None:
-        n, dim = stack.Z.shape
-        together = max(1, _GATHER // (min(n, _SAMPLE * dim) * dim))
+        dim = stack.Z.shape[1]
+        together = max(1, _GATHER // (self.size * dim))
         for some in which.split(together) if len(which) else ():
-            self.factor[some] = torch.linalg.cholesky(sampled_hessian(stack.columns(some), V[some]))
+            self.factor[some] = torch.linalg.cholesky(sampled_hessian(stack.columns(some), V[some], self.size))
 
     def solve(self, g: Tensor) -> Tensor:
         return torch.cholesky_solve(g.reshape(len(g), -1, 1), self.factor).view_as(g)
@@ -163,11 +167,11 @@ class SampledMetric:
         self.factor = self.factor[which]
 
 
-def sampled_hessian(stack: Stack, V: Tensor) -> Tensor:
-    """Hessian (column, (K-1) dim, (K-1) dim) estimated on a sample of the rows, different for every column.
+def sampled_hessian(stack: Stack, V: Tensor, size: int) -> Tensor:
+    """Hessian (column, (K-1) dim, (K-1) dim) estimated on `size` of the rows, different ones for every column.
 
-    Systematic sampling with probability 0.9 p_i + 0.1/n, p_i proportional to the trace of row i's share; all rows,
-    and the exact Hessian, where there are not more than the sample holds.
+    Systematic sampling with probability 0.9 p_i + 0.1/n, p_i proportional to the trace of row i's share; of all rows
+    it is the exact Hessian.
     """
     (n, dim), J, k = stack.Z.shape, V.shape[1], len(V)
     p, w, length = V.new_empty(J, k, n), V.new_ones(k, n), V.new_empty(n)
@@ -177,7 +181,6 @@ def sampled_hessian(stack: Stack, V: Tensor) -> Tensor:
             p[j, :, rows] = plane.T
         if (weight := stack.row_weights(rows, y)) is not None:
             w[:, rows] = weight.T
-    size = min(n, _SAMPLE * dim)
     if size < n:
         share = (p * (1 - p)).sum(0) * w * length
         share = 0.9 * share / share.sum(1, keepdim=True).clamp(min=1e-30) + 0.1 / n
@@ -210,13 +213,14 @@ def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tens
     when rounding hides any further progress. Neither is a certificate: the caller computes that.
     """
     (n, dim), J = stack.Z.shape, V.shape[1]
-    sampled = (J + 1) * min(n, _SAMPLE * dim) * dim <= 4 * _WORTH * n
+    size = min(n, (_ROUGH if tol > 1e-4 else _SAMPLE) * dim, 4 * _WORTH * n // ((J + 1) * dim))
+    sampled = size >= min(n, _FEWEST * dim)
     slack = 1e-7 if V.dtype == torch.float32 else 1e-15  # rounding of one pass, below which no decrease is seen
     V, active = V.clone(), torch.arange(len(V), device=V.device)
     x, (f, g) = V.clone(), stack.evaluate(V)
     metric: AverageMetric | SampledMetric = AverageMetric(stack, V)
     renewed, best = torch.full_like(f, torch.inf), torch.full_like(f, torch.inf)
-    S, Y, idle, passes, steps = [], [], torch.zeros_like(active), 1, 0
+    S, Y, idle, passes, steps, first = [], [], torch.zeros_like(active), 1, 0, _FIRST
     while True:
         gap = stack.gap(g) / f.clamp(min=1e-300)
         idle = torch.where(gap < 0.7 * best, 0, idle + 1)
@@ -231,12 +235,16 @@ def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tens
             metric.keep(keep)
         if not len(active) or passes >= max_passes:
             break
-        if steps % _EVERY == _FIRST:
+        if not steps:
+            first = _FIRST if (gap > 0.1).any() else 0  # a good start needs no approach
+        if steps < first and steps in _AFRESH:
+            metric, S, Y = AverageMetric(stack, x), [], []
+        if steps >= first and (steps - first) % _EVERY == 0:
             slow = (gap > renewed / _FALL).nonzero()[:, 0]
             if sampled and isinstance(metric, SampledMetric):
                 metric.renew(stack, x, slow)
             else:
-                metric = SampledMetric(stack, x) if sampled else AverageMetric(stack, x)
+                metric = SampledMetric(stack, x, size) if sampled else AverageMetric(stack, x)
             renewed = gap
             for pair in S + Y:  # curvature from far away would spoil the new metric
                 pair[slow] = 0
