@@ -9,6 +9,7 @@ from scipy.special import expit, log_softmax, softmax
 
 Scores = Float[ndarray, "example class"]
 Codes = Int[ndarray, " example"]
+BINS = 15  # of the confidence
 
 
 def fit_temperature(logits: Scores, y: Codes) -> float:
@@ -60,18 +61,24 @@ def fit_platt(scores: Float[ndarray, " example"], y: Codes) -> tuple[float, floa
     return float(a), float(w[1] - a * centre)
 
 
-def expected_calibration_error(p: Scores, y: Codes, n_bins: int = 15) -> float:
+def expected_calibration_error(p: Scores, y: Codes, n_bins: int = BINS) -> float:
     """ECE = sum_m |B_m| / n |acc(B_m) - conf(B_m)| over bins (m/M, (m+1)/M] of the confidence max_k p_k."""
-    confidence, right = p.max(1), p.argmax(1) == y
+    bins, over = confidence_bins(p, y, n_bins)
+    return float(np.abs(np.bincount(bins, over, n_bins)).sum() / len(y))
+
+
+def confidence_bins(p: Float[ndarray, "*cell class"], y: Int[ndarray, "*cell"],
+                    n_bins: int = BINS) -> tuple[Int[ndarray, "*cell"], Float[ndarray, "*cell"]]:
+    """The bin of every confidence, and by how much it exceeds being right (1) or wrong (0)."""
+    confidence = p.max(-1)
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    off = np.bincount(bins, right.astype(float) - confidence, n_bins)
-    return float(np.abs(off).sum() / len(y))
+    return bins, confidence - (p.argmax(-1) == y)
 
 
 def calibration(
     held: tuple[Scores, Codes],
     test: tuple[Float[ndarray, "test test_class"], Int[ndarray, " test"]],
-    n_bins: int = 15,
+    n_bins: int = BINS,
 ) -> pd.DataFrame:
     """ECE and log-loss on `test`, before and after what was fitted on `held`.
 

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from ._calibration import BINS, confidence_bins
 from ._statistics import group_sums
 
 Metric = Callable[[Float[ndarray, "draw group"]], Float[ndarray, "draw *more"]]
-BINS = 15  # of the calibration error
 _CELLS = 1 << 22  # weights of examples held at a time
 
 
@@ -71,9 +71,8 @@ def of_probabilities(
     right = np.take_along_axis(p, truth[..., None], 2)[..., 0]
     loss = group_sums(-np.log(np.maximum(right, np.finfo(np.float64).tiny)), groups).sum(1)
     size = group_sums(np.ones(truth.shape), groups).sum(1)
-    sure, hit = p.max(2), p.argmax(2) == truth
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    gap = np.stack([group_sums(np.where(place == b, sure - hit, 0.0), groups).sum(1) for b in range(BINS)], 1)
+    place, over = confidence_bins(p, truth)
+    gap = np.stack([group_sums(np.where(place == b, over, 0.0), groups).sum(1) for b in range(BINS)], 1)
     metrics: dict[str, Metric] = {"log_loss": lambda w: (w @ loss) / (w @ size),
                                   "ece": lambda w: np.abs(w @ gap).sum(1) / (w @ size)}
     if p.shape[2] == 2:
