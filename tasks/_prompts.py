@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Num
 from numpy import ndarray
 from torch import Tensor
 
@@ -74,8 +74,8 @@ class LabelledPrompts:
             raise KeyError(f"no label scheme {scheme!r} in task {self.task!r}; it has {self.schemes}")
         return names
 
-    def labels(self, scheme: str) -> Int[ndarray, "example target"]:
-        """Codes of a scheme, one column per target."""
+    def labels(self, scheme: str) -> Num[ndarray, "example target"]:
+        """Codes of a scheme, or its numbers where it has no classes; one column per target."""
         return self.examples[[f"{scheme}/{t}" for t in self.targets(scheme)]].to_numpy()
 
     def at(self, where: Where) -> "LabelledPrompts":
