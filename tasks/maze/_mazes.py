@@ -36,7 +36,8 @@ class Mazes:
         return len(self.paths)
 
     def __getitem__(self, rows) -> "Mazes":
-        """Some of the mazes, by mask, slice or index."""
+        """Some of the mazes, by mask, slice, indices, or one of them by its number."""
+        rows = [rows] if isinstance(rows, int) else rows
         paths = self.paths[rows]
         return Mazes(self.connections[rows], paths[:, : max(1, int((paths >= 0).sum(1).max(initial=1)))])
 

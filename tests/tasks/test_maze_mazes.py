@@ -141,6 +141,15 @@ def test_maze_i_of_a_seed_is_the_same_whatever_n(generator):
     assert (maze.random_mazes(50, 5, generator, seed=8).connections != few.connections).any()
 
 
+def test_some_mazes_are_mazes():
+    mazes = maze.random_mazes(30, 4)
+    for some, rows in ((mazes[3], [3]), (mazes[5:9], [5, 6, 7, 8]), (mazes[mazes.n_nodes > 5], mazes.n_nodes > 5)):
+        np.testing.assert_array_equal(some.connections, mazes.connections[rows])
+        np.testing.assert_array_equal(some.targets, mazes.targets[rows])
+        assert some.paths.shape[1] == some.n_nodes.max()
+    assert sum(len(one) for one in mazes) == 30
+
+
 def test_ends_are_drawn_uniformly_and_long_paths_can_be_asked_for():
     mazes = maze.random_mazes(20_000, 4, "wilson", seed=2)
     assert chisquare(np.bincount(mazes.origins, minlength=16)).pvalue > 1e-3
