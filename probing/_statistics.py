@@ -46,7 +46,8 @@ def interval(
     shape, flat, draws = np.shape(value), np.reshape(value, -1), draws.reshape(n_boot, -1)
     bad = ~np.isfinite(draws)
     tails = 100 * np.array([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.percentile(draws, tails, axis=0)
+    with np.errstate(invalid="ignore"):  # infinite draws; such columns are done again
+        low, high = np.percentile(draws, tails, axis=0)
     for column in np.flatnonzero(bad.any(0) & np.isfinite(flat)):
         low[column], high[column] = np.percentile(draws[~bad[:, column], column], tails)
     return tuple(a.reshape(shape)[()] for a in (flat, np.fmin(low, flat), np.fmax(high, flat)))

@@ -52,3 +52,8 @@ def test_an_empty_denominator_gives_nan_and_intervals_always_contain_their_value
     value, low, high = ratio_interval(np.zeros((4, 2)), np.c_[np.zeros(4), np.arange(4.0)])
     assert np.isnan([value[0], low[0], high[0]]).all()
     assert low[1] <= value[1] <= high[1]
+
+
+def test_resamples_without_a_denominator_are_left_out():
+    value, low, high = bootstrap_ratio(np.array([1.0, -1.0, 2.0]), np.array([0.0, 0.0, 1.0]), np.arange(3))
+    assert value == 2 and np.isfinite([low, high]).all() and low <= 2 <= high
