@@ -2,6 +2,7 @@
 
     worldprobe run othello --out runs/othello          # the study; the same command again continues it
     worldprobe reproduce othello --out runs/paper      # the paper's numbers beside ours
+    worldprobe intervene decoy --out runs/decoy        # is what can be read used, is it enough, and at what price
     worldprobe models                                  # reference models; `models path NAME` prints a directory
     worldprobe cache ls                                # activation stores; also verify, repair, prune
 
@@ -23,6 +24,11 @@ from typing import Any, NoReturn
 
 from . import __version__
 
+_INTERVENE_EXAMPLES = """examples:
+  worldprobe intervene decoy --out runs/decoy
+  worldprobe intervene decoy --model decoy-1 --labels mark --edits steer,leace --quick --out runs/mark
+  worldprobe intervene othello --model othello-6x6 --with size=6 --with edit=erase --windows --out runs/erase
+"""
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
 
@@ -41,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(argv)
-    command = {"run": run, "reproduce": reproduce, "models": models, "cache": cache}[arguments.command]
+    known = {"run": run, "reproduce": reproduce, "intervene": intervene, "models": models, "cache": cache}
+    command = known[arguments.command]
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -61,13 +68,15 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"worldprobe {__version__}")
     shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = top.add_subparsers(dest="command", required=True, metavar="run | reproduce | models | cache")
+    commands = top.add_subparsers(dest="command", required=True,
+                                  metavar="run | reproduce | intervene | models | cache")
     for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),
                         ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
                                       argument_default=argparse.SUPPRESS, allow_abbrev=False)
         command.add_argument("name", metavar="TASK" if name == "run" else "PAPER", help="e.g. othello")
         _study_options(command)
+    _intervene_command(commands, shared)
     listing = commands.add_parser("models", help="list the reference models, or print the directory of one",
                                   parents=[shared], allow_abbrev=False)
     actions = listing.add_subparsers(dest="action", metavar="path NAME")
@@ -90,6 +99,32 @@ def _study_options(command: argparse.ArgumentParser) -> None:
     size.add_argument("--full", dest="quick", action="store_false", help="the whole study")
     add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
     add("--dry-run", action="store_true", help="print the plan: cells, bytes, memory, time; compute nothing")
+
+
+def _intervene_command(commands: Any, shared: Parser) -> None:
+    words = "edit what probes read, with every control: is it used, is it enough, what does it cost"
+    command = commands.add_parser("intervene", help=words, description=f"{words[0].upper()}{words[1:]}. For every "
+                                  "label of a task that has counterfactual cases.", epilog=_INTERVENE_EXAMPLES,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter, parents=[shared],
+                                  argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    add = command.add_argument
+    add("task", metavar="TASK", help="a task with cases, e.g. decoy, othello")
+    add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
+    add("--model", metavar="M", help="reference model, local directory or Hub id (default: the task's own)")
+    add("--labels", type=_names, metavar="A,B", help="which labels (default: all that have cases)")
+    add("--edits", type=_names, metavar="A,B", help="steer, move_to, patch, project_out, leace (default: all)")
+    add("--directions", type=_names, metavar="A,B", help="PROBE.read (its weights), PROBE.write (how activations move "
+        "with the label) or PROBE.pair (read along the one, move along the other) of mass_mean, logistic, lda, "
+        "encoding (default: mass_mean.write,logistic.read,encoding.write,lda.pair)")
+    add("--prompts", type=_count, metavar="N", help="prompts to learn directions from")
+    add("--n-cases", type=_count, metavar="N", help="cases to edit, for every label")
+    add("--with", dest="options", type=_option, action="append", metavar="KEY=VALUE", help="an option of the task, "
+        "such as size=6 or edit=erase; may be given more than once")
+    add("--windows", action="store_true", help="edit contiguous layers together too, not single ones only")
+    add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
+    add("--quick", action="store_true", help="fewer prompts, cases, directions and doses")
+    add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
+    add("--dry-run", action="store_true", help="print the plan: labels, arms, bytes, memory, time; compute nothing")
 
 
 def _cache_commands(commands: Any, shared: Parser) -> None:
@@ -135,6 +170,24 @@ def reproduce(arguments: argparse.Namespace) -> int:
     print_table(("id", "what", "paper", "ours", "pass mark", "pass"), map(_check_cells, checks))
     print(path)
     return 0 if all(check["pass"] for check in checks) else 1
+
+
+def intervene(arguments: argparse.Namespace) -> int:
+    """Intervenes on a task; the last line printed is the path of the report."""
+    from . import _intervene
+
+    given = {k: v for k, v in vars(arguments).items() if k not in _NOT_OPTIONS}
+    if "options" in given:
+        given["options"] = dict(given["options"])
+    if getattr(arguments, "dry_run", False):
+        print(_intervene.plan(**given))
+        return 0
+    from ._run import discard_run, say
+
+    if getattr(arguments, "fresh", False):
+        discard_run(arguments.out)
+    print(_intervene.run(arguments.out, **given, log=say))
+    return 0
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -210,6 +263,20 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list; name one or more, with commas between them")
+    return names
+
+
+def _option(text: str) -> tuple[str, str | int]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is no option; say KEY=VALUE, such as size=6")
+    return key, int(value) if value.lstrip("-").isdigit() else value
 
 
 def _age(text: str) -> float:

@@ -67,7 +67,7 @@ def write_report(
     *,
     title: str,
     summary: str | Sequence[str] = (),
-    verdicts: Sequence[Verdict] = (),
+    verdicts: Sequence[Verdict] | Mapping[str, Sequence[Verdict]] = (),
     numbers: pd.DataFrame | None = None,
     checks: pd.DataFrame | Sequence[Mapping] | None = None,
     sections: Sequence[Section] = (),
@@ -77,7 +77,7 @@ def write_report(
 
     Args:
         summary: Paragraphs under the title.
-        verdicts: From `worldprobe._verdicts.verdicts(table, label)`.
+        verdicts: From `worldprobe._verdicts.verdicts(table, label)`; of several labels, by label.
         numbers: What to read first: columns `what, value, ci_low, ci_high` and, if known, `n, n_groups`; see
             `worldprobe._sections.headline`.
         checks: Objects with `id, what, paper, ours, ci_low, ci_high, pass_mark, pass`; left out when None.
@@ -88,6 +88,7 @@ def write_report(
     """
     parts = [_part(s, f"s{i}") for i, s in enumerate(sections, 1)]
     run = dict(run or {})
+    verdicts = verdicts if isinstance(verdicts, Mapping) else {"": verdicts} if verdicts else {}
     page = _template().render(
         policy=POLICY, title=title, summary=_paragraphs(summary), verdicts=verdicts, numbers=_numbers(numbers),
         checks=_checks(checks), sections=parts, command=run.pop("command", None), citation=run.pop("citation", None),

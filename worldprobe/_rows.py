@@ -21,6 +21,11 @@ METRICS = {
     "error_ratio": "error after the edit / error without it (ratio)",
     "kl": "KL from the unedited model (nats)",
     "logit_difference": "logit difference (nats)",
+    "log_odds": "log-odds of the new answer against the old (nats)",
+    "nie": "share of the clean-corrupted gap (0 none, 1 all)",
+    "iia": "interchange accuracy (share)",
+    "answers_kept": "answers kept (share)",
+    "flip_rate": "answers changed (share of cases)",
     "recovery": "recovery (0 none, 1 all of the gap)",
     "legal_top1": "first choice legal (share of moves)",
     "legal_mass": "probability on legal moves (share)",
@@ -36,6 +41,9 @@ UNITS = {
     "probe margin": "× way to the probe margin of the new class",
     "natural": "× distance between the class patterns",
     "class_mean": "× distance between the class means",
+    "class_means": "× distance between the class means",
+    "class_goal": "× way to the reading of the new class's mean",
+    "source_goal": "× way to the reading of the other prompt",
     "sd": "standard deviations along the direction",
     "norm": "share of the stream's norm",
 }
@@ -51,6 +59,14 @@ CONTROLS = {
     "clean": "no edit, old answers",
     "ideal_null": "ideal model, no edit",
     "random_direction": "random directions",
+    "random_in_components": "random directions among the top components",
+    "random_subspace": "random subspaces of equal rank",
+    "random_coordinates": "random coordinates, as many",
+    "label_restored": "the label given back",
+    "orthogonal_complement": "the part of it that is orthogonal",
+    "complement": "all but the subspace",
+    "full_patch": "the whole activation patched",
+    "full_swap": "the whole activation swapped",
     "sign_flip": "sign flipped",
     "other_target": "another target's direction",
     "other_label": "another label's direction",
@@ -91,9 +107,10 @@ def metric_name(metric: str) -> str:
 
 
 def control_name(control: str) -> str:
-    """A control in words: `shortcut:no_flip` -> `shortcut: no flip`."""
-    if control.startswith("shortcut:"):
-        return "shortcut: " + control.removeprefix("shortcut:").replace("_", " ")
+    """A control in words: `shortcut:no_flip` -> `shortcut: no flip`, `other_label:mark` -> `other label: mark`."""
+    kind, colon, name = control.partition(":")
+    if colon:
+        return f"{kind}: {name}".replace("_", " ")
     return CONTROLS.get(control, control.replace("_", " "))
 
 

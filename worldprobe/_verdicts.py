@@ -1,13 +1,15 @@
 """The three words of a report, derived from result rows and from nothing else.
 
     reads       a probe on the model's states beats every control and shortcut
-    is used     removing the feature hurts more than removing random directions does (necessity)
+    is used     removing the feature hurts more than removing random directions does (necessity); where both were run,
+                more than random subspaces of its rank removed, and than the mean of equally long random pushes
     is enough   writing the feature changes the answers, and random directions do not (sufficiency)
 
 "Above" and "below" mean that 95 % intervals do not overlap; against random directions, that the interval stays
 outside their 5-95 % band. A word without its rows is `not tested`; a failed test is a result and is stated as one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -82,21 +84,33 @@ def probe_controls(table: pd.DataFrame, best: pd.Series) -> pd.DataFrame:
     return pd.concat([controls, embedding.assign(control="embedding")])
 
 
-def reads(table: pd.DataFrame, label: str | None = None, metric: str = "accuracy") -> Verdict:
-    """`yes` when the best probe's interval lies beyond the interval of its strongest control, at any layer."""
+def reads(table: pd.DataFrame, label: str | None = None, metric: str = "accuracy",
+          against: Collection[str] | None = None) -> Verdict:
+    """`yes` when the best probe's interval lies beyond the interval of its strongest control, at any layer.
+
+    Args:
+        against: Only these controls, where the question is whether the states hold the label at all, not whether the
+            model inferred it; the sentence then names those of the others that read it as well.
+    """
     if pick(table, intervention=None, control=None, metric=metric).empty:
         return Verdict("reads", "not tested", f"There are no probe rows with metric {metric}.")
     label = label or only_label(table)
     best = best_probe(table, label, metric)
     at = f"The {best['probe']} probe of {label} at {site_name(best)} scores {cell(best)}"
     controls = probe_controls(table, best)
+    asked = controls["control"].notna() if against is None else controls["control"].isin(list(against))
+    controls, rest = controls[asked], controls[~asked]
     if controls.empty:
         return Verdict("reads", "not tested", f"{at}, but no control was run beside it.")
-    rival = ranked(controls, metric).iloc[0]
-    beats = _beyond(best, rival, up=not lower_is_better(metric))
+    rival, up = ranked(controls, metric).iloc[0], not lower_is_better(metric)
+    beats = _beyond(best, rival, up)
     side = "better than" if beats else "not clearly better than"
+    also = [row for _, group in rest.groupby("control", sort=False)
+            if not _beyond(best, row := ranked(group, metric).iloc[0], up)]
+    named = [f"{_rival_name(r)} ({cell(r)})" for r in also]
+    too = f" It can be read as well from {' and '.join(named)}." if also and beats else ""
     return Verdict("reads", "yes" if beats else "no",
-                   f"{at}, {side} its strongest control, {_rival_name(rival)}: {cell(rival)}.")
+                   f"{at}, {side} its strongest control, {_rival_name(rival)}: {cell(rival)}.{too}")
 
 
 def interventions_of(table: pd.DataFrame, necessity: bool) -> list[str]:
@@ -163,21 +177,25 @@ def _effect_verdict(table: pd.DataFrame, word: str, metric: str, necessity: bool
 def _one_edit(table: pd.DataFrame, verb: str, metric: str, necessity: bool) -> tuple[str, str]:
     edit = chosen_edit(table, verb, metric)
     controls = effect_controls(table, edit)
-    idle, band = pick(controls, control="clean" if necessity else "null"), pick(controls, control="random_direction")
+    idle, push = pick(controls, control="clean" if necessity else "null"), pick(controls, control="random_direction")
+    removed = pick(controls, control="random_subspace") if necessity else push[:0]
+    band, chance = (removed, "random subspaces") if len(removed) else (push, "random directions")
     up = lower_is_better(metric) == necessity  # a removing edit is meant to raise an error, a writing one to lower it
     dose = "" if pd.isna(edit["alpha"]) else f", dose {edit['alpha']:g}"
     measure = metric_name(metric).partition(" (")[0]
-    did = f"{verb[:1].upper()}{verb[1:]} at {site_name(edit)}{dose}: {measure} {cell(edit)}"
+    did = f"{verb[:1].upper()}{verb[1:].replace('_', ' ')} at {site_name(edit)}{dose}: {measure} {cell(edit)}"
     if idle.empty or band.empty:
         lacking = " and ".join(n for n, rows in (("row without an edit", idle), ("random band", band)) if rows.empty)
         return "not tested", f"{did}, but there is no {lacking} to hold it against."
     idle, band = idle.iloc[0], ranked(band, metric).iloc[-1 if up else 0]
     holds = [_beyond(edit, rival, up) for rival in (idle, band)]
-    against = (f"{cell(idle)} without an edit and {number(band['value'])} for random directions "
+    if len(removed) and len(push):
+        holds[1] &= bool(edit["value"] > ranked(push, metric).iloc[-1]["value"])
+    against = (f"{cell(idle)} without an edit and {number(band['value'])} for {chance} "
                f"(5–95 % band {number(band['ci_low'])} to {number(band['ci_high'])})")
     if all(holds):
         return "yes", f"{did}, against {against}."
-    near = " and ".join(n for n, ok in zip(("doing nothing", "random directions"), holds, strict=True) if not ok)
+    near = " and ".join(n for n, ok in zip(("doing nothing", chance), holds, strict=True) if not ok)
     return "no", f"{did}, which is not clearly beyond {near} ({against})."
 
 

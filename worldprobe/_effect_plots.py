@@ -1,0 +1,353 @@
+"""Pictures of edits: what they do at every layer and dose, what they cost, and where in the prompt it happens.
+
+Every function takes the results table of one label and returns a figure, as in `worldprobe._plots`. A colour is a
+direction; a marker is an edit. Grey is chance: bands run from the 5th to the 95th percentile of the random directions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from worldprobe._ink import BAD, GRID, INK, MARKERS, MUTED, PAPER, SERIES, Plot, name_lines, plot, words
+from worldprobe._plots import LEVELS, colour_bar, heat
+from worldprobe._rows import UNITS, control_name, lower_is_better, metric_name, pick, require
+from worldprobe._verdicts import NECESSITY, chosen_edit
+
+STREAMS = {"resid_pre": "stream before the block", "resid_post": "stream after the block", "attn_out": "attention",
+           "mlp_out": "MLP"}
+ARM = ["intervention", "probe", "layer", "layer_end"]
+
+
+def layer_dose_map(table: pd.DataFrame, intervention: str, metric: str = "set_error", split: str = "choose") -> Plot:
+    """One panel per direction: the metric at every layer and dose, on the cases set aside; framed, what was chosen."""
+    rows = pick(table, intervention=intervention, metric=metric, control=None, split=split, subset="all")
+    rows = require(rows[rows["layer"] == rows["layer_end"]], table, f"single layers edited by {intervention!r}",
+                   "intervention", "metric", "split")
+    names = list(rows["probe"].unique())
+    layers, low = sorted(rows["layer"].unique(), reverse=True), lower_is_better(metric)
+    widest = rows.groupby("probe")["alpha"].nunique().max()
+    size = (1.1 + len(names) * max(1.5, 0.46 * widest), 1.35 + 0.36 * len(layers))
+    figure, axes = plot(rows, len(names), size=size)
+    limits = (min(0.0, rows["value"].min()), max(rows["value"].max(), 1e-9))
+    for ax, name in zip(axes, names, strict=True):
+        here = pick(rows, probe=name)
+        doses = sorted(here["alpha"].unique())
+        grid = here.pivot(index="layer", columns="alpha", values="value").reindex(index=layers, columns=doses)
+        mesh = heat(ax, grid.to_numpy(float), digits=1 if limits[1] >= 1 else 2, dark_is_low=low, limits=limits)
+        ax.set_ylim(len(layers) - 0.5, -0.5)
+        ax.set_aspect("auto")
+        best = here.sort_values(["value", "alpha"], ascending=[low, True], kind="stable").iloc[0]
+        corner = doses.index(best["alpha"]) - 0.5, layers.index(best["layer"]) - 0.5
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec=BAD, lw=2.2, zorder=5))
+        ax.set_title(words(name), size=9, color=INK)
+        ax.set_xticks(range(len(doses)), [f"{dose:g}" for dose in doses])
+        ax.set_yticks(range(len(layers)), [str(layer) for layer in layers] if ax is axes[0] else [])
+    axes[0].set_ylabel("layer")
+    unit = rows["unit"].iloc[0]
+    figure.supxlabel(words(f"dose α ({UNITS.get(unit, unit)})"), size=9, color=INK)
+    colour_bar(figure, mesh, axes, metric_name(metric).replace(" (", "\n("))
+    return figure
+
+
+def dose_curves(table: pd.DataFrame, intervention: str, metric: str = "set_error", side: str = "kl") -> Plot:
+    """Above, the metric against the dose on the reported cases, a line per direction at the layers chosen for it;
+    below, on the same axis, what it costs. Left of zero the same change is subtracted (the sign flip).
+
+    The band and the other controls are those of the edit that did best on the cases set aside.
+    """
+    edit = chosen_edit(table, intervention, metric)
+    rows = pick(table, intervention=intervention, split="report", subset="all", metric=[metric, side])
+    rows = require(rows, table, f"reported edits {intervention!r}", "intervention", "metric", "split")
+    figure, axes = plot(rows, 2, size=(6.6, 6.4), stacked=True)
+    for ax, name in zip(axes, (metric, side), strict=True):
+        here = pick(rows, metric=name)
+        ends = [_band(ax, _of(here, edit, "random_direction"))]
+        for i, (probe, line) in enumerate(pick(here, control=None).groupby("probe", sort=False)):
+            flipped = _of(here, line.iloc[0], "sign_flip")
+            line = pd.concat([flipped.assign(alpha=-flipped["alpha"]), _level(here, "null").assign(alpha=0.0), line])
+            ends.append(_curve(ax, line, str(probe), SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]))
+        if name == metric:
+            others = [c for c in pick(here, probe=edit["probe"])["control"].dropna().unique()
+                      if c not in (*LEVELS, "random_direction", "sign_flip") and "direction" not in c]
+            for i, control in enumerate(others):
+                line = _of(here, edit, control)
+                if line["alpha"].notna().all():
+                    ends.append(_curve(ax, line, control_name(control), MUTED, "", (0, (1 + 2 * i, 1.6))))
+            for control in (*LEVELS, "full_patch"):
+                if len(level := _of(here, edit, control) if control == "full_patch" else _level(here, control)):
+                    ax.axhline(level["value"].iloc[0], color=INK, lw=0.9, ls=(0, (5, 2)), zorder=2)
+                    ends.append((float(level["value"].iloc[0]), control_name(control), INK))
+            one = _at_dose(pick(here, control=None), edit)
+            ax.plot(one["alpha"], one["value"], "o", ms=10, mfc="none", mec=INK, mew=1.5, zorder=6)
+        ax.axvline(0, color=GRID, lw=1.2, zorder=1)
+        _air(ax)
+        ax.set_ylabel(words(metric_name(name).replace(" (", "\n(")))
+        name_lines(ax, ends, gap=0.075)
+    axes[1].sharex(axes[0])
+    axes[0].tick_params(labelbottom=False)
+    axes[1].set_xlabel(words(f"dose α ({UNITS.get(edit['unit'], edit['unit'])})"))
+    return figure
+
+
+def pareto(table: pd.DataFrame, price: float, metric: str = "set_error", side: str = "kl") -> Plot:
+    """Effect against side effect of every writing edit and direction, dose by dose; the dashed line is the price at
+    which they are compared. On the right, each where its line first reaches the price, with its interval and the band
+    of random directions.
+    """
+    rows = _writes(table, metric, side)
+    looks, best = _looks(rows), at_price(table, price, metric, side)
+    figure, (ax, beside) = plot(rows, 2, size=(10.2, max(3.8, 1.3 + 0.3 * len(best))))
+    null = _level(pick(table, split="report"), "null", metric)["value"].iloc[0]
+    for key, line in _arms(pick(rows, control=None)):
+        colour, marker = looks[key]
+        points = _points(line, metric, side)
+        ax.plot([0.0, *points["side"]], [null, *points["value"]], color=colour, lw=1.2, alpha=0.6, zorder=3)
+        ax.vlines(points["side"].astype(float), points["ci_low"].astype(float), points["ci_high"].astype(float),
+                  color=colour, lw=1, alpha=0.45, zorder=2)
+        ax.plot(points["side"], points["value"], marker, color=colour, ms=5.5, mec=PAPER, mew=0.6, zorder=4)
+    for _, line in _arms(pick(rows, control="random_direction")):
+        points = _points(line, metric, side)
+        ax.plot(points["side"], points["value"], ".", color=MUTED, ms=5, alpha=0.6, zorder=1)
+    ax.axvline(price, color=INK, lw=1.1, ls=(0, (4, 2)), zorder=2)
+    ax.set_xlabel(words(metric_name(side)))
+    ax.set_ylabel(words(metric_name(metric)))
+    _air(ax)
+    ax.set_xlim(left=-0.02 * ax.get_xlim()[1])
+    ax.set_title(f"compared at {price:.3g}", size=8.5, color=INK, x=np.clip(price / ax.get_xlim()[1], 0.12, 0.88))
+    for y, row in enumerate(best.itertuples()):
+        colour, marker = looks[row.intervention, row.probe]
+        beside.plot([row.band_low, row.band_high], [y, y], color=MUTED, alpha=0.35, lw=9, solid_capstyle="butt")
+        beside.plot([row.ci_low, row.ci_high], [y, y], color=colour, lw=1.7, zorder=3)
+        beside.plot(row.value, y, marker, color=colour, ms=6.5, mec=PAPER, mew=0.7, zorder=4)
+    for level in (ax.axhline, beside.axvline):
+        level(null, color=MUTED, lw=1, ls=(0, (1, 1.5)), zorder=1)
+    labels = [f"{r.intervention} {r.probe}, α = {r.alpha:.2g}" for r in best.itertuples()]
+    beside.set_yticks(range(len(best)), [words(label) for label in labels])
+    beside.yaxis.tick_right()
+    beside.spines["left"].set_visible(False)
+    beside.tick_params(axis="y", length=0)
+    beside.set_ylim(len(best) - 0.5, -0.5)
+    beside.grid(axis="y", visible=False)
+    beside.grid(axis="x", color=GRID, linewidth=0.8)
+    beside.set_xlabel(words(f"{metric_name(metric).partition(' (')[0]} at equal side effect"))
+    return figure
+
+
+def at_price(table: pd.DataFrame, price: float, metric: str = "set_error", side: str = "kl") -> pd.DataFrame:
+    """Every writing edit and direction where its side effect first reaches `price`, best first: the row of the metric,
+    with `alpha`, value and interval between two doses on the straight line between them (dose 0 is no edit), and the
+    band of random directions likewise (`band`, `band_low`, `band_high`). Those that never cost so much are left out.
+    """
+    rows = _writes(table, metric, side)
+    null, found = _level(pick(table, split="report"), "null", metric)["value"].iloc[0], []
+    for _, line in _arms(pick(rows, control=None)):
+        points = _points(line, metric, side)
+        band = pick(_of(rows, points.iloc[0], "random_direction"), metric=metric).set_index("alpha")
+        band = band.loc[points["alpha"], ["value", "ci_low", "ci_high"]].to_numpy(float)
+        path = np.column_stack([points[["side", "alpha", "value", "ci_low", "ci_high"]].to_numpy(float), band])
+        path = np.concatenate([[[0.0, 0.0, *[null] * 6]], path])
+        reached = np.flatnonzero(path[:, 0] >= price * (1 - 1e-9))
+        if not len(reached):
+            continue
+        before, after = path[reached[0] - 1], path[reached[0]]
+        share = (price - before[0]) / (after[0] - before[0])
+        there = before + share * (after - before)
+        names = ("alpha", "value", "ci_low", "ci_high", "band", "band_low", "band_high")
+        found.append(points.iloc[0].to_dict() | dict(zip(names, there[1:], strict=True)))
+    order = pd.DataFrame(found).sort_values("value", ascending=lower_is_better(metric), kind="stable")
+    return order.reset_index(drop=True)
+
+
+def common_price(table: pd.DataFrame, metric: str = "set_error", side: str = "kl") -> float:
+    """The largest side effect that every writing edit and direction reaches at some dose."""
+    rows = pick(_writes(table, metric, side), control=None, metric=side)
+    return float(rows.groupby(ARM, sort=False)["value"].max().min())
+
+
+def erasure_by_layer(table: pd.DataFrame, metric: str = "set_error") -> Plot:
+    """The metric after the feature was erased at one layer, by layer: a point per edit and direction. Behind each, the
+    bands of random directions that push as far (wide) and of random subspaces of equal rank, erased (narrow, dark).
+    Dashed: no edit."""
+    rows = pick(table, intervention=list(NECESSITY), metric=metric, split="report", subset="all")
+    rows = require(rows[rows["layer"] == rows["layer_end"]], table, "erasures", "intervention", "metric", "split")
+    figure, (ax,) = plot(rows, size=(6.6, 3.7))
+    arms = list(rows[rows["probe"].notna()].groupby(["intervention", "probe"], sort=False))
+    step, ends = 0.62 / max(len(arms), 2), []
+    for i, ((verb, probe), here) in enumerate(arms):
+        shift = step * (i - (len(arms) - 1) / 2)
+        for control, width, dark in (("random_direction", 9, 0.25), ("random_subspace", 4, 0.6)):
+            band = pick(here, control=control)
+            ax.vlines(band["layer"].astype(float) + shift, band["ci_low"].astype(float), band["ci_high"].astype(float),
+                      color=MUTED, alpha=dark, lw=width, zorder=1)
+        own = pick(here, control=None)
+        _curve(ax, own.assign(alpha=own["layer"].astype(float) + shift), "", SERIES[i % len(SERIES)],
+               MARKERS[i % len(MARKERS)], "")
+        name = verb if verb == probe else f"{verb} {probe}"
+        ends.append((SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], 5, name))
+    clean = _level(rows, "clean")
+    if len(clean):
+        ax.axhline(clean["value"].iloc[0], color=INK, lw=0.9, ls=(0, (5, 2)), zorder=2)
+    ax.set_xticks(sorted(rows["layer"].dropna().unique()))
+    ax.set_xlabel("layer at which it is erased (last token)")
+    ax.set_ylabel(words(metric_name(metric).replace(" (", "\n(")))
+    ax.grid(axis="x", visible=False)
+    _air(ax)
+    _key(ax, ends, [(0.25, 9, "random directions, as far"), (0.6, 4, "random subspaces, erased")])
+    return figure
+
+
+def erased_answers(table: pd.DataFrame, metric: str = "accuracy") -> Plot:
+    """What the model still answers after an erasure (`interventions.amnesic`), beside every control."""
+    rows = require(pick(table, intervention="erase", metric=metric, split="report", subset="all"), table,
+                   "amnesic probing", "intervention", "metric")
+    figure, (ax,) = plot(rows, size=(6.6, 0.9 + 0.34 * len(rows)))
+    names = []
+    for y, row in enumerate(rows.itertuples()):
+        real = not isinstance(row.control, str)
+        names.append(f"{row.probe} of the label" if real else control_name(row.control))
+        colour = SERIES[0] if real else MUTED
+        draws = row.control in ("random_subspace", "random_coordinates", "random_direction")
+        ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, lw=9 if draws else 1.7, alpha=0.35 if draws else 1,
+                solid_capstyle="butt", zorder=2)
+        ax.plot(row.value, y, "o", color=colour, ms=6.5, mec=PAPER, mew=0.7, zorder=4)
+    ax.set_yticks(range(len(names)), [words(name) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlim(-0.03, 1.03)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color=GRID, linewidth=0.8)
+    ax.set_xlabel("answers still right (share)")
+    return figure
+
+
+def position_map(table: pd.DataFrame, intervention: str, metric: str = "nie", level: float = 0.05) -> Plot:
+    """The metric when one layer is edited at one position, a panel per stream: layers upwards, positions from left to
+    right. Hatched cells are not significant: `p_adjusted` is not below `level`, or, without one, the interval holds 0.
+    """
+    rows = pick(table, metric=metric, intervention=intervention, control=None, split="report")
+    rows = require(rows, table, f"{metric} of {intervention!r}", "intervention", "metric", "split")
+    rows = rows.assign(place=_places(rows))
+    order, layers = list(rows["place"].unique()), sorted(rows["layer"].unique(), reverse=True)
+    streams = list(rows["stream"].unique())
+    width = max(0.5 * len(order), 1.5)
+    figure, axes = plot(rows.drop(columns="place"), len(streams), (1.7 + width * len(streams), 1.4 + 0.4 * len(layers)))
+    limits = min(0.0, rows["value"].min()), max(rows["value"].max(), 1e-9)
+    for ax, stream in zip(axes, streams, strict=True):
+        here = pick(rows, stream=stream)
+        grid = here.pivot(index="layer", columns="place", values="value").reindex(index=layers, columns=order)
+        mesh = heat(ax, grid.to_numpy(float).round(2) + 0.0, limits=limits)  # + 0.0: no -0.00
+        ax.set_aspect("auto")
+        for row in here.itertuples():
+            if not significant(row, level):
+                corner = order.index(row.place) - 0.5, layers.index(row.layer) - 0.5
+                ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", ec=MUTED, lw=0, alpha=0.45, zorder=1.5))
+        ax.set_title(words(STREAMS.get(stream, stream)), size=9, color=INK)
+        ax.set_xticks(range(len(order)), [words(name) for name in order])
+        ax.set_yticks(range(len(layers)), [str(layer) for layer in layers] if ax is axes[0] else [])
+    axes[0].set_ylabel("layer")
+    figure.supxlabel("position in the prompt (-1: the last token)", size=9, color=INK)
+    colour_bar(figure, mesh, axes, metric_name(metric).replace(" (", "\n("))
+    return figure
+
+
+def _places(rows: pd.DataFrame) -> pd.Series:
+    """Where in the prompt each row acts: column `positions`, or the subset `pos=-1`."""
+    if "positions" in rows and rows["positions"].notna().all():
+        return rows["positions"]
+    return rows["subset"].str.removeprefix("pos=")
+
+
+def significant(row, level: float = 0.05) -> bool:
+    """Whether a cell differs from nothing: by its corrected p-value, else by its interval."""
+    if pd.notna(row.p_adjusted):
+        return bool(row.p_adjusted < level)
+    return bool(row.ci_low > 0 or row.ci_high < 0)
+
+
+def _writes(table: pd.DataFrame, metric: str, side: str) -> pd.DataFrame:
+    verbs = [v for v in table["intervention"].dropna().unique() if v not in NECESSITY]
+    rows = pick(table, intervention=verbs, metric=[metric, side], split="report", subset="all")
+    both = rows.groupby("intervention")["metric"].transform("nunique") == 2
+    return require(rows[both & rows["alpha"].notna()], table, f"edits with {metric} and {side}", "intervention",
+                   "metric", "split")
+
+
+def _arms(rows: pd.DataFrame):
+    """((edit, direction), rows) of every edit at its layers."""
+    for key, line in rows.groupby(ARM, sort=False):
+        yield key[:2], line
+
+
+def _points(rows: pd.DataFrame, metric: str, side: str) -> pd.DataFrame:
+    """The rows of the metric, by dose, with value and interval of the side effect beside: `side`, `side_ci_low`, ..."""
+    price = pick(rows, metric=side).set_index("alpha")
+    points = pick(rows, metric=metric).sort_values("alpha")
+    at = price.loc[points["alpha"]]
+    return points.assign(side=at["value"].to_numpy(), side_ci_low=at["ci_low"].to_numpy(),
+                         side_ci_high=at["ci_high"].to_numpy())
+
+
+def _looks(rows: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
+    """(edit, direction) -> colour of the direction and marker of the edit."""
+    colours = {p: SERIES[i % len(SERIES)] for i, p in enumerate(rows["probe"].dropna().unique())}
+    markers = {v: MARKERS[i % len(MARKERS)] for i, v in enumerate(rows["intervention"].unique())}
+    return {(v, p): (colours[p], markers[v]) for v, p in rows[["intervention", "probe"]].dropna().drop_duplicates()
+            .itertuples(index=False)}
+
+
+def _of(rows: pd.DataFrame, edit, control: str) -> pd.DataFrame:
+    """A control of an edit: the same layers and direction, any dose."""
+    return pick(rows, control=control, **{c: edit[c] for c in ("intervention", "probe", "layer", "layer_end")})
+
+
+def _at_dose(rows: pd.DataFrame, edit) -> pd.DataFrame:
+    return pick(rows, **{c: edit[c] for c in ("probe", "layer", "layer_end", "alpha")})
+
+
+def _level(rows: pd.DataFrame, control: str, metric: str | None = None) -> pd.DataFrame:
+    rows = rows if metric is None else pick(rows, metric=metric)
+    return pick(rows, control=control).drop_duplicates(["metric"])[:1]
+
+
+def _curve(ax: Axes, rows: pd.DataFrame, name: str, colour: str, marker: str, dash="-") -> tuple[float, str, str]:
+    """A line with whiskers through rows along `alpha`; what it is called where it ends."""
+    rows = rows.sort_values("alpha", kind="stable")
+    x = rows["alpha"].to_numpy(float)
+    thin = not marker
+    if not thin:
+        ax.vlines(x, rows["ci_low"].astype(float), rows["ci_high"].astype(float), color=colour, lw=1.3, zorder=3)
+    ax.plot(x, rows["value"], color=colour, marker=marker, ms=5, lw=1.1 if thin else 1.8, ls=dash, mec=PAPER, mew=0.6,
+            zorder=3 if thin else 4)
+    return float(rows["value"].iloc[-1]), name, colour
+
+
+def _band(ax: Axes, rows: pd.DataFrame) -> tuple[float, str, str]:
+    rows = rows.sort_values("alpha")
+    x, low, high, middle = (rows[c].to_numpy(float) for c in ("alpha", "ci_low", "ci_high", "value"))
+    if len(rows) == 1:
+        ax.vlines(x, low, high, color=MUTED, alpha=0.35, lw=9, zorder=1)
+    ax.fill_between(x, low, high, color=MUTED, alpha=0.28, lw=0, zorder=1)
+    ax.plot(x, middle, color=MUTED, lw=1.2, zorder=2)
+    return float(middle[-1]), "random directions, 5–95 %", MUTED
+
+
+def _key(ax: Axes, marks: Sequence[tuple[str, str, float, str]], bands: Sequence[tuple[float, float, str]]) -> None:
+    """What markers and bands are called, to the right of the axes."""
+    lines = [Line2D([], [], color=colour, marker=marker, ms=size, ls="", mec=PAPER, mew=0.6, label=words(name))
+             for colour, marker, size, name in marks]
+    lines += [Line2D([], [], color=MUTED, alpha=alpha, lw=width, label=words(name), solid_capstyle="butt")
+              for alpha, width, name in bands]
+    key = ax.legend(handles=lines, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=8.5,
+                    handlelength=1.1, borderaxespad=0, labelspacing=0.55)
+    for text in key.get_texts():
+        text.set_color(INK)
+
+
+def _air(ax: Axes) -> None:
+    low, high = ax.dataLim.intervaly
+    if np.isfinite([low, high]).all():
+        air = 0.06 * (high - low or 1.0)
+        ax.set_ylim(min(low, 0.0) - air, high + air)
