@@ -16,14 +16,16 @@ from ._last_token import LastToken
 from ._leace import LEACE, OracleLEACE
 from ._mediator import readout_mediator
 from ._mediator_words import verdict
-from ._metrics import kl, logit_difference, probability_mass, set_error, top1_right
+from ._metrics import kl, log_odds, log_odds_ratio, logit_difference, probability_mass, set_error, top1_right
 from ._nonlinear_edits import GradientEdit, circular_edit, magnitude_edit
+from ._odds import control_mapping, odds_selectivity
 from ._orthogonalise import orthogonalise, orthogonalised, writes
 from ._patch_run import PatchRun, answer_difference
 from ._patching import activation_patching, block_sites, head_sites
 from ._path_patching import Receiver, path_patching
 from ._places import At
 from ._quadratic_leace import QuadraticLEACE
+from ._reliability import reliability, validators
 from ._rlace import RLACE
 from ._runs import applied_change
 from ._saliency import saliency
@@ -68,6 +70,7 @@ __all__ = [
     "clamp",
     "components",
     "compose",
+    "control_mapping",
     "das_effect",
     "donors",
     "dose_grid",
@@ -80,9 +83,12 @@ __all__ = [
     "iti_effect",
     "kl",
     "knock_out",
+    "log_odds",
+    "log_odds_ratio",
     "logit_difference",
     "magnitude_edit",
     "move_to",
+    "odds_selectivity",
     "orthogonalise",
     "orthogonalised",
     "patch_from",
@@ -96,6 +102,7 @@ __all__ = [
     "random_like",
     "readout_mediator",
     "reflect",
+    "reliability",
     "reread",
     "saliency",
     "scrub",
@@ -105,6 +112,7 @@ __all__ = [
     "steer_along",
     "top1_right",
     "unit_vectors",
+    "validators",
     "verdict",
     "window_map",
     "windows",

@@ -54,8 +54,11 @@ def random_in(spaces: Mapping[Site, Subspace], change: Change, n_draws: int, see
     Args:
         sign: As in `random_like`.
     """
-    coordinates, rank = _in_span(change, sign)
-    most = min(spaces[site].rank for site in change)
+    rows = sign * torch.cat(list(change.values())).double()
+    _, size, axes = torch.linalg.svd(torch.unique(rows, dim=0), full_matrices=False)
+    axes = axes[: max(1, int((size > 1e-5 * size[0]).sum()))]
+    coordinates = dict(zip(change, (rows @ axes.T).split([len(c) for c in change.values()]), strict=True))
+    rank, most = len(axes), min(spaces[site].rank for site in change)
     generator, arms = torch.Generator().manual_seed(seed), []
     for _ in range(n_draws):
         mix = torch.randn(most, rank, generator=generator, dtype=torch.float64)

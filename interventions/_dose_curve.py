@@ -14,7 +14,7 @@ from ._doses import AT_KL
 from ._effect_rows import EffectRows
 
 Curves = Float[ndarray, "*more dose"]
-Numbers = Float[ndarray, "*more"]
+Numbers = Float[ndarray, "*more"] | float
 
 
 def slope(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
@@ -47,7 +47,7 @@ def monotonicity(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
         return np.nan_to_num((y @ x) / np.sqrt((x**2).sum() * (y**2).sum(-1)))
 
 
-def crossing(alphas: Float[ndarray, " dose"], curve: Curves, level: Numbers | float) -> Numbers:
+def crossing(alphas: Float[ndarray, " dose"], curve: Curves, level: Numbers) -> Numbers:
     """The first dose, in ascending order, at which a curve reaches `level`, between doses on a line; NaN if never."""
     level = np.broadcast_to(np.asarray(level, float), curve.shape[:-1])[..., None]
     there = (curve >= level) & (level > 0)

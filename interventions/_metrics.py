@@ -67,6 +67,17 @@ def log_odds(logits: Logits, a: Bool[Tensor, "case d_vocab"], b: Bool[Tensor, "c
     return (sums[0] - sums[1]).masked_fill(torch.isinf(torch.stack(sums)).any(0), torch.nan)
 
 
+def log_odds_ratio(logits: Logits, unedited: Logits, before: Bool[Tensor, "case d_vocab"],
+                   after: Bool[Tensor, "case d_vocab"]) -> PerCase:
+    """By how much an edit raises the log odds of the answers that are right after the change over those before it, in
+    nats; answers that are both do not count. 0 for no edit.
+
+    Source: CausalGym (Arora et al., arXiv:2402.12560), which has one token on either side.
+    """
+    new, old = after & ~before, before & ~after
+    return log_odds(logits, new, old) - log_odds(unedited, new, old)
+
+
 def hits(logits: Logits, right: Bool[Tensor, "case d_vocab"]) -> PerCase:
     """Share of the right tokens among as many top picks: the accuracy, where one token is right. NaN where none is."""
     n_right = torch.as_tensor(right, device=logits.device).sum(-1)
@@ -92,6 +103,7 @@ def loss(logits: Logits, token: Int[Tensor, " case"]) -> PerCase:
 # name in the column `metric` -> (logits, unedited logits, right before, right after) -> a number per case
 ANSWER_METRICS = {
     "log_odds": lambda logits, unedited, before, after: log_odds(logits, after & ~before, before & ~after),
+    "odds_ratio": lambda logits, unedited, before, after: log_odds_ratio(logits, unedited, before, after),
     "iia": lambda logits, unedited, before, after: hits(logits, after),
     "flip_rate": lambda logits, unedited, before, after: flipped(logits, unedited),
     "mass_before": lambda logits, unedited, before, after: probability_mass(logits, before),

@@ -4,7 +4,7 @@ Whatever measures an effect needs four things of a run, and both kinds have them
 `select`, `logits` and `measure`. `LastToken` shares everything before the last token; `Sequences` edits anywhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -90,6 +90,15 @@ def recording(run: Run, edits: Edits, into: Added, positions: Positions = -1) ->
 def norms(run: Run, sites: Iterable[Site], into: Added, positions: Positions = -1) -> Arm:
     """An arm without effect that writes down the norms (row, 1) of what would be edited; zero elsewhere."""
     return _noting(run, dict.fromkeys(sites, _note_norm), into, positions)
+
+
+def read_last(run: Run, arms: Sequence[Edits | Arm], sites: Sequence[Site]) -> dict[Site, Float[Tensor, "arm case _"]]:
+    """Activations of the last token of every case under each arm, edits of that site included."""
+    if isinstance(run, LastToken):
+        return run.logits_many(arms, read=sites)[1]
+    last, case = run.lengths - 1, torch.arange(len(run))
+    seen = [run.read(sites, arm) for arm in arms]
+    return {site: torch.stack([acts[site][case, last] for acts in seen]) for site in sites}
 
 
 def _noting(run: Run, notes: Mapping, into: Added, positions: Positions) -> Arm:

@@ -12,28 +12,30 @@ from probing._statistics import bootstrap_mean
 from tasks._prompts import Counterfactuals
 
 from ._effect_rows import row_context
-from ._last_token import Edits, LastToken
+from ._last_token import Edits
+from ._runs import Arm, Run, read_last
 
 Reader = Callable[[ndarray], ndarray]
 
 
 def reread(
-    run: LastToken,
-    edits: Edits,
+    run: Run,
+    edits: Edits | Arm,
     probes: Mapping[Site, Reader],
     cases: Counterfactuals,
     targets: Sequence[str],
     *,
     intervention: str,
     probe: str,
-    draws: Sequence[Edits] = (),
+    draws: Sequence[Edits | Arm] = (),
     alpha: float | int | None = None,
     unit: str | None = None,
     split: str = "report",
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
-    """What probes read at the sites of `probes` after an edit: result rows, the site read in stream and layer.
+    """What probes read of the last token at the sites of `probes` after an edit: result rows, the site read in stream
+    and layer.
 
     - `specificity_target`: share of cases whose edited target now reads `becomes`.
     - `specificity_others`: share of the other targets whose reading the edit changed, averaged over cases.
@@ -41,6 +43,7 @@ def reread(
     Controls: `null`, without the edit; `random_direction`, the mean over `draws` with their 5th to 95th percentile.
 
     Args:
+        run: Of `LastToken`, or of `Sequences`, whose arms may edit any tokens.
         probes: Site -> function from (case, d_model) to predicted codes (case, target).
         targets: Names of the targets, in the order of the codes' columns.
         draws: Random edits of the same norm, see `random_like`; run together with the edit.
@@ -56,7 +59,7 @@ def reread(
                          f"they read {list(targets)[:5]} ...")
     edited = np.array([column[name] for name in chosen["target"]])
     becomes, groups, case = chosen["becomes"].to_numpy(), chosen["group"].to_numpy(), np.arange(len(chosen))
-    _, acts = run.logits_many([{}, edits, *draws], read=list(probes))
+    acts = read_last(run, [{}, edits, *draws], list(probes))
     rows = []
     for site, reader in probes.items():
         before, *after = (_codes(reader, x.cpu().numpy(), len(targets), site) for x in acts[site])

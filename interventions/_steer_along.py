@@ -42,7 +42,7 @@ def steer_along(
     unit: str | None = None,
     probe: str | None = None,
     positions: Positions = -1,
-    n_cases: int = 500,
+    n_cases: int = 200,
     n_random: int = 20,
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
@@ -95,7 +95,8 @@ def steer_along(
         references={site: reference}, other_layers=_neighbours(model, site), random_init=True, identity=identity,
         other_positions=(-2,) if isinstance(positions, int) and positions == -1 and cases.lengths.min() > 1 else (),
         arms=_full_patch(model, cases, prompts, site, seed), metrics=list(ANSWER_METRICS) if told else NO_ANSWERS,
-        outcome="log_odds" if told else "kl", planned=1.0 if alphas is None or 1 in alphas else None, curve=True,
+        outcome="log_odds" if told else "kl", planned=1.0 if alphas is None or 1 in alphas else None,
+        curve=alphas is None or max(alphas) > 0,
         score=set_error if told else None, **study)
     rest = unrelated or replace(prompts, examples=prompts.examples[prompts.rows("test")], subsets={})
     doses = sorted(table["alpha"].dropna().unique().tolist())
@@ -157,7 +158,7 @@ def _told(cases: Counterfactuals) -> bool:
     """Whether there are answers that the change should exchange."""
     before, after = torch.as_tensor(cases.right_before), torch.as_tensor(cases.right_after)
     odds = log_odds(torch.zeros(before.shape), after & ~before, before & ~after)
-    return bool(odds[torch.as_tensor((cases.cases["split"] == "report").to_numpy())].isfinite().any())
+    return bool(odds[torch.as_tensor((cases.cases["split"] == "report").to_numpy(copy=True))].isfinite().any())
 
 
 def _silent(done: int, total: int) -> None:

@@ -48,8 +48,8 @@ COLUMNS = {
     "model_hash": ("str", "digest of the weights that were run"),
     "data_hash": ("str", "digest of the prompts or cases"),
 }
-_SAID = ("applied_norm", "norm_share", "class_distances", "sds", "value", "ci_low", "ci_high", "n", "n_groups", "penalty",
-         "p_value", "p_adjusted", "correction", "model_hash", "data_hash")
+_SAID = ("applied_norm", "norm_share", "class_distances", "sds", "value", "ci_low", "ci_high", "n", "n_groups",
+         "penalty", "p_value", "p_adjusted", "correction", "model_hash", "data_hash")
 KEY = [c for c in COLUMNS if c not in _SAID]
 MIN_DRAWS = 20  # random directions behind a band
 _MODEL_FREE = ("majority", "majority_by_position", "shortcut:", "input_only", "ideal_null")
@@ -206,7 +206,8 @@ def _effects(table: pd.DataFrame) -> Rule:
     bad = effects & ~_beside(table, bands, [*same, *arm], [])
     yield bad, (f"an effect without its 'random_direction' band; add one with the same {', '.join([*same, *arm])}: "
                 "mean of the draws, their 5th and 95th percentile, and n = draws.")
-    few = (table["control"] == "random_direction") & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS)
+    contrasts = table["metric"].str.endswith(("_difference", "_over_band")).fillna(False)  # n counts cases there
+    few = (table["control"] == "random_direction") & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS) & ~contrasts
     yield few.to_numpy(bool), f"a band of fewer than {MIN_DRAWS} random directions; draw at least {MIN_DRAWS}."
 
 
