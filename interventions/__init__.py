@@ -8,6 +8,7 @@ from ._doses import DOSES, Reference, dose_grid, unit_vectors
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
 from ._effect import effect
 from ._erasers import Eraser
+from ._function_vectors import function_vector, function_vector_effect, in_context, indirect_effects, mean_outputs, top_heads
 from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
 from ._iti import ITI, fit_iti, iti_effect
@@ -35,6 +36,7 @@ from ._side_effects import side_effects
 from ._specificity import reread
 from ._splince import SPLINCE
 from ._steer_along import steer_along
+from ._tcav import tcav
 from ._windows import Dose, best_dose, position_map, window_map, windows
 
 __all__ = [
@@ -77,8 +79,12 @@ __all__ = [
     "effect",
     "fit_das",
     "fit_iti",
+    "function_vector",
+    "function_vector_effect",
     "head_sites",
     "hook",
+    "in_context",
+    "indirect_effects",
     "interchange_pairs",
     "iti_effect",
     "kl",
@@ -87,6 +93,7 @@ __all__ = [
     "log_odds_ratio",
     "logit_difference",
     "magnitude_edit",
+    "mean_outputs",
     "move_to",
     "odds_selectivity",
     "orthogonalise",
@@ -110,7 +117,9 @@ __all__ = [
     "side_effects",
     "steer",
     "steer_along",
+    "tcav",
     "top1_right",
+    "top_heads",
     "unit_vectors",
     "validators",
     "verdict",
