@@ -8,7 +8,14 @@ from ._doses import DOSES, Reference, dose_grid, unit_vectors
 from ._edits import Edit, compose, hook, move_to, patch_from, project_out, reflect, steer
 from ._effect import effect
 from ._erasers import Eraser
-from ._function_vectors import function_vector, function_vector_effect, in_context, indirect_effects, mean_outputs, top_heads
+from ._function_vectors import (
+    function_vector,
+    function_vector_effect,
+    in_context,
+    indirect_effects,
+    mean_outputs,
+    top_heads,
+)
 from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
 from ._iti import ITI, fit_iti, iti_effect
