@@ -14,29 +14,29 @@ from ._doses import AT_KL
 from ._effect_rows import EffectRows
 
 Curves = Float[ndarray, "*more dose"]
-Numbers = Float[ndarray, "*more"] | float
+Numbers = Float[ndarray, "*more"]  # of one curve without axes
 
 
 def slope(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
     """Change per unit of dose at 0: the finite difference between the doses nearest to 0 on either side."""
     zero = int(np.flatnonzero(alphas == 0)[0])
     low, high = max(zero - 1, 0), min(zero + 1, len(alphas) - 1)
-    return (curve[..., high] - curve[..., low]) / (alphas[high] - alphas[low])
+    return np.asarray((curve[..., high] - curve[..., low]) / (alphas[high] - alphas[low]))
 
 
 def saturation(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
     """The largest change from dose 0 at any dose above 0, with its sign."""
     change = _above(alphas, curve - curve[..., alphas == 0])
     most = np.abs(change).argmax(-1)[..., None]
-    return np.take_along_axis(change, most, -1)[..., 0]
+    return np.asarray(np.take_along_axis(change, most, -1)[..., 0])
 
 
 def alpha50(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
     """The first dose above 0 with half of the change of `saturation`, between doses on a line; NaN where nothing
     changes."""
     change = _above(alphas, curve - curve[..., alphas == 0])
-    return crossing(alphas[alphas >= 0], change * np.sign(saturation(alphas, curve))[..., None],
-                    np.abs(saturation(alphas, curve)) / 2)
+    most = saturation(alphas, curve)
+    return crossing(alphas[alphas >= 0], change * np.sign(most)[..., None], np.abs(most) / 2)
 
 
 def monotonicity(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
@@ -44,10 +44,10 @@ def monotonicity(alphas: Float[ndarray, " dose"], curve: Curves) -> Numbers:
     ranks = rankdata(np.round(curve, 12), axis=-1)  # ties by rounding are ties
     x, y = rankdata(alphas) - (len(alphas) + 1) / 2, ranks - (len(alphas) + 1) / 2
     with np.errstate(invalid="ignore"):
-        return np.nan_to_num((y @ x) / np.sqrt((x**2).sum() * (y**2).sum(-1)))
+        return np.asarray(np.nan_to_num((y @ x) / np.sqrt((x**2).sum() * (y**2).sum(-1))))
 
 
-def crossing(alphas: Float[ndarray, " dose"], curve: Curves, level: Numbers) -> Numbers:
+def crossing(alphas: Float[ndarray, " dose"], curve: Curves, level: Numbers | float) -> Numbers:
     """The first dose, in ascending order, at which a curve reaches `level`, between doses on a line; NaN if never."""
     level = np.broadcast_to(np.asarray(level, float), curve.shape[:-1])[..., None]
     there = (curve >= level) & (level > 0)
@@ -63,7 +63,7 @@ def value_at(alphas: Float[ndarray, " dose"], curve: Curves, dose: Numbers) -> N
     """The curve at a dose, on a line between its neighbours; NaN for a dose that is."""
     left = np.clip(np.searchsorted(alphas, np.nan_to_num(dose), "right") - 1, 0, len(alphas) - 2)
     low, high = (np.take_along_axis(curve, (left + i)[..., None], -1)[..., 0] for i in (0, 1))
-    return low + (high - low) * (dose - alphas[left]) / (alphas[left + 1] - alphas[left])
+    return np.asarray(low + (high - low) * (dose - alphas[left]) / (alphas[left + 1] - alphas[left]))
 
 
 def _above(alphas: Float[ndarray, " dose"], curve: Curves) -> Float[ndarray, "*more positive"]:
