@@ -23,10 +23,10 @@ from ._lattice import (
     shortest_paths,
     ways,
 )
-from ._mazes import Mazes, draw, is_tree, random_mazes, solve
+from ._mazes import Mazes, draw, is_reserved, is_tree, random_mazes, solve
 from ._tokens import parse, to_ids, to_text, tokenise, words
 
 __all__ = ["GENERATORS", "Mazes", "behaviour", "border_inclusive", "by_degree", "cases", "connect", "degrees",
-           "distances", "draw", "edge_names", "edges", "identities", "is_tree", "load", "open_edges", "pairs",
-           "parse", "random_mazes", "score", "shortest_paths", "solve", "to_ids", "to_text", "tokenise", "ways",
-           "words"]
+           "distances", "draw", "edge_names", "edges", "identities", "is_reserved", "is_tree", "load", "open_edges",
+           "pairs", "parse", "random_mazes", "score", "shortest_paths", "solve", "to_ids", "to_text", "tokenise",
+           "ways", "words"]

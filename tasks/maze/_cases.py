@@ -103,7 +103,7 @@ def _choose(kind: str, n: int, size, seed: int, generator: str, options: dict, r
     """Mazes, a step of the path of each, and the cell to which a passage is added or removed there, drawn uniformly
     from what the maze offers."""
     for most in (4 * n + 50, 16 * n + 200, 64 * n + 800):
-        mazes = random_mazes(most, size, generator, _SEEDS + seed, **options)
+        mazes = random_mazes(most, size, generator, _SEEDS + seed, **{"reserved": True} | options)
         offers = _offers(kind, mazes) & is_tree(mazes)[:, None, None]
         keys = np.where(offers, rng.random(offers.shape), -1).reshape(len(mazes), -1)
         good = np.flatnonzero(keys.max(1) >= 0)[:n]

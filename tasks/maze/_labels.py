@@ -35,7 +35,8 @@ def load(n: int = 2000, seed: int = 0, size: int | tuple[int, int] = 5, at: str 
     5x5), `by_step` the local passages from the cell and the way it was entered (the most frequent code on the train
     mazes). Subsets of `local`: `interior`, no border; `ahead`, nor the way the cell was entered by.
 
-    Equal mazes form one group, whatever their ends, and lie in one split.
+    Equal mazes form one group, whatever their ends, and lie in one split. None is one that a reference model was
+    trained on (`is_reserved`).
 
     Args:
         seed: Of mazes, prompts and the split. The mazes of a seed extend those of a smaller `n`.
@@ -47,7 +48,8 @@ def load(n: int = 2000, seed: int = 0, size: int | tuple[int, int] = 5, at: str 
     """
     if at not in PLACES:
         raise ValueError(f"at is one of {', '.join(PLACES)}, not {at!r}")
-    made = random_mazes(n, size, generator, _SEEDS + seed, **options) if mazes is None else mazes[: n]
+    made = mazes[:n] if mazes is not None else random_mazes(n, size, generator, _SEEDS + seed,
+                                                            **{"reserved": True} | options)
     text, group = tokenise(made, (_SEEDS + seed, 1)), identities(made.connections)
     split = split_by_group(group, seed)
     labelled = {"path": _along_the_path, "edges": _at_the_edges}.get(at, _whole_map)(made, text, split == "train")

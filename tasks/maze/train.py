@@ -62,7 +62,7 @@ def batches(size: int, batch: int = BATCH, seed: int = TRAIN_SEED, **maze):
         block, place = divmod(step, _BLOCK)
         if block not in made:
             made.clear()
-            made[block] = random_mazes(_BLOCK * batch, size, seed=(seed, block), **maze)
+            made[block] = random_mazes(_BLOCK * batch, size, seed=(seed, block), reserved=False, **maze)
         return pack(made[block][place * batch : (place + 1) * batch], (seed, step))
 
     return one
@@ -166,8 +166,9 @@ greedily; {walker:.1%} by somebody who knows the maze and chooses at random wher
 untied unembedding: {parameters:.2f} M parameters.
 
 **Data.** Mazes made while training (`tasks.maze.random_mazes`, seed {data_seed}): {mazes:,} of them, about {queries}
-queries each. A prompt is the adjacency list in random order, origin, target and path, in the layout and with the
-strings of maze-dataset's legacy tokenizer: `<ADJLIST_START> (2,0) <--> (1,0) ; ... <PATH_START> (0,3) ... <PATH_END>`.
+queries each, none of the half of all mazes that is reserved for tests (`tasks.maze.is_reserved`). A prompt is the
+adjacency list in random order, origin, target and path, in the layout and with the strings of maze-dataset's legacy
+tokenizer: `<ADJLIST_START> (2,0) <--> (1,0) ; ... <PATH_START> (0,3) ... <PATH_END>`.
 
 **Objective.** Cross-entropy of the tokens after `<PATH_START>`; nothing else is predicted. The queries about one maze
 share its list, which is computed once; they do not see each other, and stand where each would stand alone.
@@ -177,10 +178,11 @@ weight decay 0.01) on the matrices inside the blocks, AdamW (lr 3e-3, betas 0.9 
 warm-up, constant for half the run, then linear to 2 %; gradients clipped at norm 1; initial weights from seed {seed}.
 {hours:.1f} hours on the CPU.
 
-**Held-out metrics** ({held_out:,} mazes of seed {held_out_seed}, random ends): exact {exact:.3f}, valid {valid:.3f},
-target reached {target:.3f}, tokens after `<PATH_START>` {token:.3f}, decisions {decision:.3f} (chance {chance:.3f}),
-first choice at origins with two passages or more {origin_decision:.3f} (chance {origin_chance:.3f}). With paths of at
-least 6 cells: exact {exact_6:.3f}, valid {valid_6:.3f}, target {target_6:.3f}. The whole log is in `log.jsonl`.
+**Held-out metrics** ({held_out:,} reserved mazes of seed {held_out_seed}, random ends): exact {exact:.3f}, valid
+{valid:.3f}, target reached {target:.3f}, tokens after `<PATH_START>` {token:.3f}, decisions {decision:.3f} (chance
+{chance:.3f}), first choice at origins with two passages or more {origin_decision:.3f} (chance {origin_chance:.3f}).
+With paths of at least 6 cells: exact {exact_6:.3f}, valid {valid_6:.3f}, target {target_6:.3f}. The whole log is in
+`log.jsonl`.
 
 Made by `python -m tasks.maze.train {arguments}`. Intended for interpretability research; it has no other use.
 """
@@ -191,7 +193,7 @@ def write_card(out: Path, steps: int, seed: int, kind: str, arguments: str, metr
     from transformers import AutoModelForCausalLM
 
     net = AutoModelForCausalLM.from_pretrained(out).eval()
-    mazes = random_mazes(2 * HELD_OUT, seed=HELD_OUT_SEED, **maze)
+    mazes = random_mazes(2 * HELD_OUT, seed=HELD_OUT_SEED, reserved=True, **maze)
     found = solving(lambda tokens: net(tokens).logits, mazes, roll=True)
     long = solving(lambda tokens: net(tokens).logits, mazes[mazes.n_nodes >= min(6, mazes.n_nodes.max())], roll=True)
     config, side = json.loads((out / "config.json").read_text()), maze["size"]
@@ -223,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.manual_seed(args.seed)
         model = RotaryDecoder(len(words(args.size)), longest(args.size), **SHAPE)
     tokenizer = word_tokenizer(words(args.size), pad=SPECIALS[PADDING])
-    held_out = random_mazes(HELD_OUT, seed=HELD_OUT_SEED, **maze)
+    held_out = random_mazes(HELD_OUT, seed=HELD_OUT_SEED, reserved=True, **maze)
 
     def save(model, folder: Path, metrics: dict) -> None:
         save_neox(model, folder, tokenizer, torch.float32 if folder == args.out else torch.bfloat16)

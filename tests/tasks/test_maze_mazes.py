@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+import tasks
 from tasks import maze
 
 TREES = ("dfs", "prim", "wilson", "kruskal")
@@ -139,6 +140,14 @@ def test_maze_i_of_a_seed_is_the_same_whatever_n(generator):
     np.testing.assert_array_equal(few.connections, many.connections[:50])
     np.testing.assert_array_equal(few.paths, many[:50].paths)
     assert (maze.random_mazes(50, 5, generator, seed=8).connections != few.connections).any()
+
+
+def test_half_of_all_mazes_are_reserved_and_none_is_in_both_halves():
+    ours, theirs = (maze.random_mazes(3000, 4, reserved=side) for side in (True, False))
+    assert maze.is_reserved(ours.connections).all() and not maze.is_reserved(theirs.connections).any()
+    assert not set(maze.identities(ours.connections)) & set(maze.identities(theirs.connections))
+    assert maze.is_reserved(maze.random_mazes(4000, 6).connections).mean() == pytest.approx(0.5, abs=0.04)
+    assert maze.is_reserved(maze.parse(maze.to_text(tasks.load("maze", n=50).tokens)).connections).all()
 
 
 def test_some_mazes_are_mazes():
