@@ -2,6 +2,8 @@
 
 from ._alterrep import AlterRep
 from ._amnesic import amnesic
+from ._attribution import attribution_patching, confirm, rank_correlation
+from ._causal_tracing import causal_tracing
 from ._controls import components, random_in, random_like
 from ._das import DAS, das_effect, fit_das
 from ._doses import DOSES, Reference, dose_grid, unit_vectors
@@ -44,6 +46,7 @@ from ._specificity import reread
 from ._splince import SPLINCE
 from ._steer_along import steer_along
 from ._tcav import tcav
+from ._transplant import future_lens, transplant
 from ._windows import Dose, best_dose, position_map, window_map, windows
 
 __all__ = [
@@ -73,12 +76,15 @@ __all__ = [
     "amnesic",
     "answer_difference",
     "applied_change",
+    "attribution_patching",
     "best_dose",
     "block_sites",
+    "causal_tracing",
     "circular_edit",
     "clamp",
     "components",
     "compose",
+    "confirm",
     "control_mapping",
     "das_effect",
     "donors",
@@ -88,6 +94,7 @@ __all__ = [
     "fit_iti",
     "function_vector",
     "function_vector_effect",
+    "future_lens",
     "head_sites",
     "hook",
     "in_context",
@@ -114,6 +121,7 @@ __all__ = [
     "project_out",
     "random_in",
     "random_like",
+    "rank_correlation",
     "readout_mediator",
     "reflect",
     "reliability",
@@ -127,6 +135,7 @@ __all__ = [
     "tcav",
     "top1_right",
     "top_heads",
+    "transplant",
     "unit_vectors",
     "validators",
     "verdict",

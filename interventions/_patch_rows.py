@@ -44,9 +44,10 @@ class PatchTable:
 
     def cell(self, intervention: str, patched: Patched, subset: str = "all", **columns) -> None:
         """Of one cell: the patch, its band and, once per subset, the null."""
-        run, gap, site, (own, *drawn) = self.run, self.run.gap, patched.site, patched.gains
+        run, gap, first, last = self.run, self.run.gap, patched.sites[0], patched.sites[-1]
+        own, *drawn = patched.gains
         common = {"intervention": intervention, "metric": "nie", "subset": subset, "positions": patched.positions,
-                  "stream": site.stream, "layer": site.layer, "layer_end": site.layer, "head": site.head, **columns}
+                  "stream": first.stream, "layer": first.layer, "layer_end": last.layer, "head": first.head, **columns}
         n_groups = len(np.unique(self._groups))
         if (intervention, subset) not in self._nulls:
             self._nulls.add((intervention, subset))

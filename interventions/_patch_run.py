@@ -22,6 +22,7 @@ from ._sequences import Arm, Sequences
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 Where: TypeAlias = Sequence[int | str] | Mapping[str, Positions] | Tensor | None
+Cell: TypeAlias = tuple[tuple[Site, ...], str]
 DIRECTIONS = {"denoise": ("corrupted", "clean"), "noise": ("clean", "corrupted")}  # base, and what is patched in
 SMALL_GAP = 0.1  # standard deviations of the metric; a smaller gap says nothing of what closes it
 
@@ -30,12 +31,13 @@ class Patched(NamedTuple):
     """What the patch of one cell does.
 
     Attributes:
+        sites: Patched together.
         gains: (arm, case) how far the metric moves towards the run that is patched in; the first arm is the patch, the
             others are the same change turned by random rotations.
         applied_norm, norm_share: Mean size of the change at a token, and as a share of what was there.
     """
 
-    site: Site
+    sites: tuple[Site, ...]
     positions: str
     gains: Float[ndarray, "arm case"]
     applied_norm: float
@@ -97,10 +99,13 @@ class PatchRun:
 
     def _load(self, numbers: ndarray, options: dict) -> None:
         self.numbers, self.pairs = numbers, self.given.select(numbers)
-        self.runs = {name: Sequences(self.model, getattr(self.pairs, name), self.pairs.lengths,
-                                     positions=self.pairs.answers_at, **options) for name in ("clean", "corrupted")}
+        self.runs = {name: self._run(name, options) for name in ("clean", "corrupted")}
         self.values = {name: self.score(run, [{}])[0] for name, run in self.runs.items()}
         self.gap = self.values["clean"] - self.values["corrupted"]
+
+    def _run(self, name: str, options: dict) -> Sequences:
+        return Sequences(self.model, getattr(self.pairs, name), self.pairs.lengths, positions=self.pairs.answers_at,
+                         **options)
 
     def _with_gap(self) -> ndarray:
         """Which pairs have a gap.
@@ -154,35 +159,33 @@ class PatchRun:
 
     def read(self, name: str, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "case pos width"]]:
         """Activations of one of the runs, unedited."""
-        whole = self.runs[name].read(list(dict.fromkeys(replace(site, head=None) for site in sites)))
-        return {site: _head(self.model, whole[replace(site, head=None)], site.head) for site in sites}
+        acts = self.runs[name].read(list(dict.fromkeys(whole(site) for site in sites)))
+        return {site: head_of(self.model, acts[whole(site)], site.head) for site in sites}
 
-    def patch(self, cells: Sequence[tuple[Site, str]], where: Mapping[str, Positions],
-              directions: Sequence[str] = ("denoise",), *, spaces: Mapping[Site, Subspace] | None = None,
-              n_random: int = 20, seed: int = 0) -> dict[str, list[Patched]]:
-        """Direction -> what the patch of every cell (site, name of its positions) does."""
-        sites = list(dict.fromkeys(site for site, _ in cells))
-        for site in sites:
+    def patch(self, cells: Sequence[Cell], where: Mapping[str, Positions], directions: Sequence[str] = ("denoise",), *,
+              spaces: Mapping[Site, Subspace] | None = None, n_random: int = 20, seed: int = 0
+              ) -> dict[str, list[Patched]]:
+        """Direction -> what the patch of every cell (sites that are patched together, name of their positions) does."""
+        for site in {site for sites, _ in cells for site in sites}:
             check_editable(self.model, site, _unchanged)
-        out: dict[str, dict[int, Patched]] = {direction: {} for direction in directions}
-        for group in self._in_memory(sites):
-            acts = {name: self.read(name, group) for name in self.runs}
-            mine = [i for i, (site, _) in enumerate(cells) if site in group]
-            at = {name: self.touched(where[name]) for name in dict.fromkeys(cells[i][1] for i in mine)}
+        out: dict[str, list[Patched]] = {direction: [] for direction in directions}
+        for some in self.in_memory(cells):
+            acts = {name: self.read(name, _sites(some)) for name in self.runs}
+            at = {name: self.touched(where[name]) for name in dict.fromkeys(name for _, name in some)}
             for direction in directions:
                 base, source = (acts[name] for name in DIRECTIONS[direction])
                 edits, changes = {}, {}
-                for site in group:
-                    any_of = sum(at[name] for s, name in cells if s == site).clamp_max(1)
+                for site in _sites(some):
+                    any_of = sum(at[name] for sites, name in some if site in sites).clamp_max(1)
                     edits[site], changes[site] = _edits(site, base[site], source[site], any_of,
                                                         (spaces or {}).get(site), n_random, seed)
-                arms = [{site: At(edit, where[name], "token")} for site, name in (cells[i] for i in mine)
-                        for edit in edits[site]]
-                gains = self.gain(direction, arms).reshape(len(mine), -1, len(self))
-                for i, each in zip(mine, gains, strict=True):
-                    site, name = cells[i]
-                    out[direction][i] = Patched(*cells[i], each, *size_of(base[site], changes[site], at[name]))
-        return {direction: [of[i] for i in range(len(cells))] for direction, of in out.items()}
+                arms = [{site: At(edits[site][k], where[name], "token") for site in sites} for sites, name in some
+                        for k in range(1 + n_random)]
+                gains = self.gain(direction, arms).reshape(len(some), -1, len(self))
+                for (sites, name), each in zip(some, gains, strict=True):
+                    size = np.mean([size_of(base[site], changes[site], at[name]) for site in sites], 0)
+                    out[direction].append(Patched(sites, name, each, *size.tolist()))
+        return out
 
     def gain(self, direction: str, arms: Sequence[Arm]) -> Float[ndarray, "arm case"]:
         """What arms of the base run gain towards the other."""
@@ -202,12 +205,21 @@ class PatchRun:
         touched[At(_unchanged, positions).places(torch.arange(len(self)), self.pairs.lengths)] = 1
         return touched[..., None]
 
-    def _in_memory(self, sites: Sequence[Site]) -> Iterator[list[Site]]:
-        """The sites, as many at a time as fit into `keep_bytes` with the activations of both runs."""
-        each = 8 * self.pairs.clean.numel() * max(width_of(self.model, site) or self.model.cfg.d_model
-                                                  for site in sites)
-        n = max(1, self.keep_bytes // each)
-        return (list(sites[i : i + n]) for i in range(0, len(sites), n))
+    def in_memory(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+        """The cells, as many at a time as fit into `keep_bytes` with the activations of both runs at their sites."""
+        widest = max(width_of(self.model, site) or self.model.cfg.d_model for site in _sites(cells))
+        most = self.keep_bytes // (8 * self.pairs.clean.numel() * widest)
+        some: list[Cell] = []
+        for cell in cells:
+            if some and len({whole(site) for site in _sites([*some, cell])}) > most:
+                yield some
+                some = []
+            some.append(cell)
+        yield some
+
+
+def _sites(cells: Sequence[Cell]) -> list[Site]:
+    return list(dict.fromkeys(site for sites, _ in cells for site in sites))
 
 
 def _edits(site: Site, base: Tensor, source: Tensor, touched: Tensor, space: Subspace | None, n_random: int,
@@ -228,7 +240,13 @@ def size_of(base: Tensor, change: Tensor, touched: Tensor) -> tuple[float, float
     return float(size.mean()), float((size / norm.clamp_min(1e-30)).mean())
 
 
-def _head(model, acts: Tensor, head: int | None) -> Tensor:
+def whole(site: Site) -> Site:
+    """The site of all heads, where one is asked for."""
+    return replace(site, head=None)
+
+
+def head_of(model, acts: Tensor, head: int | None) -> Tensor:
+    """One head's part of what all heads gave, or everything."""
     return acts if head is None else acts.unflatten(-1, (model.cfg.n_heads, -1))[..., head, :]
 
 

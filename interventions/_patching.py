@@ -82,7 +82,7 @@ def activation_patching(
     if spaces is not None and (absent := [str(site) for site in sites if site not in spaces]):
         raise ValueError(f"no subspace for {', '.join(absent)}; there are {', '.join(map(str, spaces)) or 'none'}")
     where = run.where(positions)
-    cells = [(site, name) for site in sites for name in where]
+    cells = [((site,), name) for site in sites for name in where]
     table = PatchTable(run, seed, identity, probe=probe)
     for direction, patched in run.patch(cells, where, directions, spaces=spaces, n_random=n_random, seed=seed).items():
         for each in patched:

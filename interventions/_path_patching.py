@@ -7,7 +7,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,7 @@ class Receiver:
     `head` counts the groups), of an MLP (`mlp`), or of the final norm and unembedding (`final`). Inputs are taken
     before the norm, so that what arrives is added to the stream that this receiver alone reads."""
 
-    part: Literal["q", "k", "v", "mlp", "final"]
+    part: str
     layer: int | None = None
     head: int | None = None
 
@@ -100,7 +99,7 @@ def path_patching(
                 drawn = random_like({sender: change}, n_random, seed) if n_random else []
                 edits = [steer(change), *(arm[sender] for arm in drawn)]
                 reached = [r for r in receivers if _above(run.model, sender, r)]
-                table.cell(direction, Patched(sender, name, _gains(run, direction, reached, edits), *size), subset)
+                table.cell(direction, Patched((sender,), name, _gains(run, direction, reached, edits), *size), subset)
     return table.frame(correction)
 
 
@@ -141,7 +140,7 @@ def _gains(run: PatchRun, direction: str, receivers: Sequence[Receiver],
                 raise ValueError(f"the input of {', '.join(silent)} passes no hook in this architecture; take another "
                                  "receiver, such as Receiver('final')")
             for arm, each in enumerate(logits, first):
-                out[arm, batch.places] = run.measure(each, batch.places).cpu().numpy()
+                out[arm, batch.places.numpy()] = run.measure(each, batch.places).cpu().numpy()
     return run.towards(direction, out)
 
 

@@ -1,6 +1,8 @@
 """Patches are what full forward passes with plain hooks and transformer-lens' own utilities say, and find what was
 planted."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -40,25 +42,25 @@ def cells(table, intervention="denoise", control=None, **where):
     return rows
 
 
-def brute_force(model, pairs, site, positions, metric, direction):
+def brute_force(model, pairs, sites, positions, metric, direction):
     """(case,) gain of a patch of some positions of every case, by plain hooks and full forward passes."""
     base, source = (pairs.corrupted, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupted)
 
     def hooks(case):
         n = int(pairs.lengths[case])
-        put = cached(model, source[case], n, [site.hook])[site.hook]
+        put = cached(model, source[case], n, [site.hook for site in sites])
         at = [p % n for p in (range(n) if positions is None else [positions])]
 
-        def patch(x, hook):
+        def patch(x, hook, site):
             x = x.clone()
             for p in at:
                 if site.head is None:
-                    x[0, p] = put[0, p]
+                    x[0, p] = put[site.hook][0, p]
                 else:
-                    x[0, p, site.head] = put[0, p, site.head]
+                    x[0, p, site.head] = put[site.hook][0, p, site.head]
             return x
 
-        return [(site.hook, patch)]
+        return [(site.hook, partial(patch, site=site)) for site in sites]
 
     every = torch.arange(len(pairs))
     before = metric(last_logits(model, base, pairs.lengths), every)
@@ -108,13 +110,13 @@ def test_every_cell_equals_full_forward_passes_with_plain_hooks(family, pairs):
     metric = gap_metric(family, pairs)
     run = PatchRun(family, pairs, metric, keep_bytes=1)  # a site at a time
     where = {"all": None, "last": -1, "0": 0}
-    asked = [(Site("resid_pre", 1), "0"), (Site("attn_out", 0), "last"), (Site("mlp_out", 1), "all"),
-             (Site("z", 1, head=2), "all"), (Site("z", 1, head=2), "0")]
+    asked = [((Site("resid_pre", 1),), "0"), ((Site("attn_out", 0),), "last"), ((Site("mlp_out", 1),), "all"),
+             ((Site("z", 1, head=2), Site("mlp_out", 2)), "all"), ((Site("z", 1, head=2),), "0")]
     patched = run.patch(asked, where, ("denoise", "noise"), n_random=0)
     for direction, of in patched.items():
-        for (site, name), each in zip(asked, of, strict=True):
-            assert (each.site, each.positions) == (site, name) and each.gains.shape == (1, 6)
-            expected = brute_force(family, pairs, site, where[name], metric, direction)
+        for (sites, name), each in zip(asked, of, strict=True):
+            assert (each.sites, each.positions) == (sites, name) and each.gains.shape == (1, 6)
+            expected = brute_force(family, pairs, sites, where[name], metric, direction)
             np.testing.assert_allclose(each.gains[0], expected, rtol=1e-3, atol=1e-3 * np.abs(run.gap).max())
 
 
@@ -170,7 +172,7 @@ def test_rows_are_a_valid_table_of_ratios_of_means(gpt2, pairs):
     metric, site = gap_metric(gpt2, pairs), Site("attn_out", 1)
     table = validate(activation_patching(gpt2, pairs, [site, Site("z", 1, head=3)], [-1, "middle"], metric=metric))
     assert set(table["control"].dropna()) == {"clean", "corrupted", "no_gap", "null", "random_direction"}
-    gain = brute_force(gpt2, pairs, site, -1, metric, "denoise")
+    gain = brute_force(gpt2, pairs, [site], -1, metric, "denoise")
     gap = np.subtract(*(metric(last_logits(gpt2, t, pairs.lengths), torch.arange(6)).numpy()
                         for t in (pairs.clean, pairs.corrupted)))
     row = cells(table, stream="attn_out", positions="last").iloc[0]
@@ -187,7 +189,7 @@ def test_rows_are_a_valid_table_of_ratios_of_means(gpt2, pairs):
 def test_random_changes_have_the_norm_of_the_patch_at_every_token(gpt2, pairs):
     run, site = PatchRun(gpt2, pairs, gap_metric(gpt2, pairs)), Site("attn_out", 1)
     acts = [run.read(name, [site])[site] for name in ("corrupted", "clean")]
-    (patched,) = run.patch([(site, "all")], {"all": None}, n_random=20)["denoise"]
+    (patched,) = run.patch([((site,), "all")], {"all": None}, n_random=20)["denoise"]
     real = torch.arange(6) < pairs.lengths[:, None]
     size = (acts[1] - acts[0])[real].norm(dim=-1)
     assert patched.applied_norm == pytest.approx(float(size.mean()), rel=1e-5)
@@ -204,7 +206,7 @@ def test_prompts_of_several_lengths_in_one_call_are_each_patched_at_their_own_po
     values = [cells(table)["value"].tolist() for table in tables]
     assert values[0] == values[1] == values[2]
     assert [cells(table)["positions"].tolist() for table in tables] == [["first", "middle"], ["0", "1"], ["a", "b"]]
-    alone = [brute_force(gpt2, pairs, Site("resid_pre", 1), n // 2, metric, "denoise")[case]
+    alone = [brute_force(gpt2, pairs, [Site("resid_pre", 1)], n // 2, metric, "denoise")[case]
              for case, n in enumerate(LENGTHS)]
     assert values[0][1] == pytest.approx(np.sum(alone) / run.gap.sum(), rel=1e-3)
     together = activation_patching(run, pairs, [Site("resid_pre", 1)], {"both": columns}, n_random=0)
