@@ -5,8 +5,8 @@
     probe.attention(X, mask)                           # where it looks
 
 Inputs are (example, pos, d_model) with a mask of the real positions; padding, whatever its values, changes nothing.
-scikit-learn's contract is about two-dimensional X and its estimator checks cannot run here; the names and manners
-(fit returns self, learned attributes end in _, clone and set_params) are the same.
+scikit-learn's contract is about two-dimensional X: the tags say that this one has three, and its checks with data are
+then skipped; names and manners (fit returns self, learned attributes end in _, clone and set_params) are the same.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ._classifier import class_codes
 from ._subspaces import LinearPair
 
 POOLS = ("mean", "max", "last")
@@ -79,10 +79,7 @@ class AttentionProbe(LinearPair, ClassifierMixin, BaseEstimator):
             raise ValueError(f"pooling must be 'attention' or 'max', not {self.pooling!r}; for {', '.join(POOLS)} "
                              "pass pool(X, mask, how) to any probe")
         X, mask = _checked(X, mask)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, y has only {self.classes_.tolist()} (1 class)")
+        self.classes_, codes = class_codes(y)
         self.n_features_in_ = X.shape[2]
         held = _held_out(np.arange(len(X)) if groups is None else groups, self.validation, self.seed)
         if not held.any() or len(np.unique(codes[~held])) < len(self.classes_):
@@ -172,6 +169,11 @@ class AttentionProbe(LinearPair, ClassifierMixin, BaseEstimator):
     def score(self, X: Stream, y: Shaped[ndarray, " example"], mask: Mask | None = None) -> float:
         """Accuracy."""
         return float((self.predict(X, mask) == y).mean())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        return tags
 
     def _input(self, X, mask) -> tuple[Tensor, Tensor]:
         check_is_fitted(self)

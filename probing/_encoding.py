@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
 from ._design import class_columns, one_hot
 from ._lda import LDAProbe
@@ -41,14 +39,10 @@ class EncodingProbe(LDAProbe):
 
     def fit(self, X, y, nuisance=None):
         """Learn from rows; `nuisance` (example,), such as the position, is held fixed."""
-        X, y = validate_data(self, X, y, multi_output=True, dtype=(np.float64, np.float32))
-        check_classification_targets(y if y.ndim == 1 else y[:, 0])
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, y has only {self.classes_.tolist()} (1 class)")
-        hot = one_hot(codes.reshape(len(y), -1), len(self.classes_))
+        X, codes = self._check(X, y)
+        hot = one_hot(codes, len(self.classes_))
         held = [] if nuisance is None else [np.asarray(nuisance)[:, None] == np.unique(nuisance)]
-        self._encode(Scatter.of(X, np.concatenate([hot, *held], 1)), hot.shape[1], y.ndim == 1)
+        self._encode(Scatter.of(X, np.concatenate([hot, *held], 1)), hot.shape[1], self._one_target)
         return self
 
     def fit_moments(self, moments: Moments, scheme: str, folds: str | Sequence[str] = "train",

@@ -11,13 +11,33 @@ from numpy import ndarray
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ._classifier import class_codes
 
 _ELEMENTS = 2**22  # of a temporary: class x example x candidate dimensions
 
 
-class GaussianProbe(ClassifierMixin, BaseEstimator):
+class SubsetClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier that reads any subset of the dimensions without being refitted; without one, all of them."""
+
+    def predict_log_proba(self, X, subset=None) -> Float[ndarray, "example class"]:
+        """log p(v | h_C), in nats."""
+        raise NotImplementedError
+
+    def predict_proba(self, X, subset=None):
+        return np.exp(self.predict_log_proba(X, subset))
+
+    def predict(self, X, subset=None):
+        codes = self.predict_log_proba(X, subset).argmax(1)
+        return self.classes_[codes]
+
+    def mutual_information(self, X, y, subset=None) -> float:
+        """I(V; H_C) in bits, estimated on (X, y); negative where the probe is worse than the label entropy."""
+        return information(self.predict_log_proba(X, subset), encode(self, y))["mutual_information"]
+
+
+class GaussianProbe(SubsetClassifier):
     """p(v | h_C) from class priors and N(h_C; mu_C, Sigma_CC); quadratic, so it has no read or write direction.
 
     With the prior, Sigma is the mode of the normal-inverse-Wishart posterior whose parameters come from the class
@@ -42,10 +62,7 @@ class GaussianProbe(ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, y has only {self.classes_.tolist()} (1 class)")
+        self.classes_, codes = class_codes(y)
         self.class_prior_ = np.bincount(codes) / len(codes)
         self.means_ = np.stack([X[codes == k].mean(0) for k in range(len(self.classes_))])
         total = X.var(0)
@@ -80,17 +97,6 @@ class GaussianProbe(ClassifierMixin, BaseEstimator):
     def predict_log_proba(self, X, subset=None):
         joint = self.joint_log_prob(X, subset)
         return joint - logsumexp(joint, axis=1, keepdims=True)
-
-    def predict_proba(self, X, subset=None):
-        return np.exp(self.predict_log_proba(X, subset))
-
-    def predict(self, X, subset=None):
-        codes = self.joint_log_prob(X, subset).argmax(1)
-        return self.classes_[codes]
-
-    def mutual_information(self, X, y, subset=None) -> float:
-        """I(V; H_C) in bits, estimated on (X, y); negative where the probe is worse than the label entropy."""
-        return information(self.predict_log_proba(X, subset), encode(self, y))["mutual_information"]
 
     def select(self, X, y, n_dims: int) -> pd.DataFrame:
         """Greedy forward selection: at each step the dimension that most raises the log-likelihood of (X, y).

@@ -6,19 +6,18 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy import ndarray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ._intrinsic import encode, information
+from ._classifier import class_codes
+from ._intrinsic import SubsetClassifier, encode, information
 from ._masks import Coins, FixedSize
 from ._subspaces import LinearPair
 
 _ELEMENTS = 2**22  # of a temporary: example x candidate x hidden
 
 
-class LatentIntrinsicProbe(LinearPair, ClassifierMixin, BaseEstimator):
+class LatentIntrinsicProbe(LinearPair, SubsetClassifier):
     """p(v | h_C) = softmax(f(m * h)), m the mask of C, for every C at once.
 
     The subset is latent; the head f and the weights theta of q(C) maximise, per example,
@@ -51,10 +50,7 @@ class LatentIntrinsicProbe(LinearPair, ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, y has only {self.classes_.tolist()} (1 class)")
+        self.classes_, codes = class_codes(y)
         if self.masks not in ("coins", "fixed_size"):
             raise ValueError(f"masks must be 'coins' or 'fixed_size', not {self.masks!r}")
         self.mean_, std = X.mean(0), X.std(0)
@@ -116,17 +112,6 @@ class LatentIntrinsicProbe(LinearPair, ClassifierMixin, BaseEstimator):
 
     def predict_log_proba(self, X, subset=None):
         return torch.from_numpy(self.logits(X, subset)).log_softmax(1).numpy()
-
-    def predict_proba(self, X, subset=None):
-        return np.exp(self.predict_log_proba(X, subset))
-
-    def predict(self, X, subset=None):
-        codes = self.logits(X, subset).argmax(1)
-        return self.classes_[codes]
-
-    def mutual_information(self, X, y, subset=None) -> float:
-        """I(V; H_C) in bits, estimated on (X, y); negative where the probe is worse than the label entropy."""
-        return information(self.predict_log_proba(X, subset), encode(self, y))["mutual_information"]
 
     def select(self, X, y, n_dims: int) -> pd.DataFrame:
         """Greedy forward selection by the log-likelihood of (X, y), validation examples; the table of

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from ._classifier import SoftmaxScores
 from ._linear_classifier import LinearClassifier
 
 
-class LDAProbe(LinearClassifier):
+class LDAProbe(SoftmaxScores, LinearClassifier):
     """Classes as Gaussians with one covariance: log p(k) + x^T S^-1 mu_k - mu_k^T S^-1 mu_k / 2.
 
     S = (1-a) S_w + a tr(S_w)/d I shrinks the pooled covariance within classes. At a given intensity this is
@@ -41,11 +42,3 @@ class LDAProbe(LinearClassifier):
         coef = np.linalg.solve(np.eye(M.shape[1]) - (1 - a) * A * share[:, None], MD) @ V.T
         prior = np.log(np.where(share > 0, share, 1))
         return coef, prior - (coef * means).sum(-1) / 2
-
-    def predict_proba(self, X):
-        """(example, class) of one target; of many, (example, target, class), but of two classes the probability of
-        classes_[1] alone, (example, target), as scikit-learn asks."""
-        scores = self.logits(X)
-        p = np.exp(scores - scores.max(-1, keepdims=True))
-        p /= p.sum(-1, keepdims=True)
-        return p[:, 0] if self._one_target else p[..., 1] if len(self.classes_) == 2 else p

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._classifier import ScoreClassifier
 from ._design import class_columns, one_hot
 from ._moments import Moments
 from ._scatter import Scatter
@@ -17,7 +16,7 @@ from ._subspaces import LinearPair
 Weights = Float[ndarray, "target class d_model"]
 
 
-class LinearClassifier(LinearPair, ClassifierMixin, BaseEstimator):
+class LinearClassifier(LinearPair, ScoreClassifier):
     """Scores W x + b per class; a subclass says in `_solve(scatter, count, means)` what they are.
 
     Attributes:
@@ -30,12 +29,8 @@ class LinearClassifier(LinearPair, ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y):
         """Learn from rows; y is (example,) or (example, target)."""
-        X, y = validate_data(self, X, y, multi_output=True, dtype=(np.float64, np.float32))
-        check_classification_targets(y if y.ndim == 1 else y[:, 0])
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, y has only {self.classes_.tolist()} (1 class)")
-        self._learn(Scatter.of(X, one_hot(codes.reshape(len(y), -1), len(self.classes_))), y.ndim == 1)
+        X, codes = self._check(X, y)
+        self._learn(Scatter.of(X, one_hot(codes, len(self.classes_))), self._one_target)
         return self
 
     def fit_moments(self, moments: Moments, scheme: str, folds: str | Sequence[str] = "train"):
@@ -76,22 +71,6 @@ class LinearClassifier(LinearPair, ClassifierMixin, BaseEstimator):
         n_targets, n_classes, d_model = self.coef_.shape
         flat = X @ self.coef_.reshape(-1, d_model).T + self.intercept_.reshape(-1)
         return flat.reshape(len(X), n_targets, n_classes)
-
-    def decision_function(self, X):
-        """(example, target, class) scores, but of two classes the score of classes_[1] minus that of classes_[0],
-        (example, target); without the axis of targets when fitted on one."""
-        scores = self.logits(X)
-        scores = scores[..., 1] - scores[..., 0] if len(self.classes_) == 2 else scores
-        return scores[:, 0] if self._one_target else scores
-
-    def predict(self, X):
-        codes = self.logits(X).argmax(-1)
-        return self.classes_[codes[:, 0] if self._one_target else codes]
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
 
 
 def contrasts(rows: Weights, present: Bool[ndarray, "target class"]) -> Float[ndarray, "target direction d_model"]:

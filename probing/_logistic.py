@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ._classifier import ScoreClassifier
+from ._classifier import SoftmaxScores
 from ._duality import certify
 from ._encoding import class_means
 from ._linear_classifier import contrasts
@@ -172,7 +172,7 @@ def _solve(X, Z, white: Whitening, problem: dict, lam, V, tol: float, max_iter: 
     return V, gap, passes
 
 
-class LogisticProbe(LinearPair, ScoreClassifier):
+class LogisticProbe(LinearPair, SoftmaxScores):
     """Linear softmax probe for one target or many, each with its own classifier.
 
     Args:
@@ -201,7 +201,7 @@ class LogisticProbe(LinearPair, ScoreClassifier):
         self.C, self.bias, self.class_weight, self.tol, self.max_iter = C, bias, class_weight, tol, max_iter
 
     def fit(self, X, y):
-        X, codes = self._check(X, y, (np.float64, np.float32))
+        X, codes = self._check(X, y)
         K = len(self.classes_)
         counts = np.stack([(codes == k).sum(0) for k in range(K)], 1)
         fit = fit_logistic(torch.from_numpy(X), torch.from_numpy(codes), self.C, n_classes=K, bias=self.bias,

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from ._classifier import ScoreClassifier
+from ._classifier import SoftmaxScores
 
 
-class MLPProbe(ScoreClassifier):
+class MLPProbe(SoftmaxScores):
     """Linear-ReLU-Linear with one hidden layer shared by all targets, softmax per target.
 
     Args:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import estimator_checks, get_tags
 
 from probing import AttentionProbe, pool
 from probing._attention import _held_out
@@ -139,3 +140,16 @@ def test_what_is_not_a_stream_is_refused():
         AttentionProbe().fit(np.where(mask[..., None], np.nan, X), y, mask)
     with pytest.raises(ValueError, match="the same site"):
         AttentionProbe(epochs=1).fit(X, y, mask).predict(X[..., :5], mask)
+
+
+@pytest.mark.parametrize("name", [
+    "cloneable", "repr", "tags_renamed", "no_attributes_set_in_init", "parameters_default_constructible",
+    "get_params_invariance", "set_params", "valid_tag_types", "mixin_order",
+    "do_not_raise_errors_in_init_or_set_params"])
+def test_it_passes_what_scikit_learn_checks_without_data(name):
+    """Its checks with data are made for two-dimensional X, and skip an estimator whose tags say otherwise."""
+    probe = AttentionProbe()
+    tags = get_tags(probe).input_tags
+    assert tags.three_d_array and not tags.two_d_array
+    check = getattr(estimator_checks, f"check_{name}", None) or getattr(estimator_checks, f"check_estimator_{name}")
+    check("AttentionProbe", probe)
