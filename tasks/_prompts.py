@@ -51,7 +51,7 @@ class LabelledPrompts:
         if missing := {"prompt", "pos", "group", "split"} - set(self.examples):
             raise ValueError(f"examples lacks {sorted(missing)}, it has {list(self.examples)[:8]}; "
                              "add the missing columns")
-        if unknown := set(self.examples["split"]) - set(SPLITS):
+        if unknown := set(self.examples["split"].unique()) - set(SPLITS):
             raise ValueError(f"split must be one of {SPLITS}, found {sorted(unknown)}; see tasks.split_by_group")
         beyond = self.examples["pos"].to_numpy() >= self.lengths.numpy()[self.examples["prompt"].to_numpy()]
         if beyond.any():
