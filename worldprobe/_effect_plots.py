@@ -100,7 +100,7 @@ def pareto(table: pd.DataFrame, price: float, metric: str = "set_error", side: s
     """
     rows = _writes(table, metric, side)
     looks, best = _looks(rows), at_price(table, price, metric, side)
-    figure, (ax, beside) = plot(rows, 2, size=(10.2, max(3.8, 1.3 + 0.3 * len(best))))
+    figure, (ax, beside) = plot(rows, 2, size=(9.0, max(3.6, 1.2 + 0.28 * len(best))))
     null = _level(pick(table, split="report"), "null", metric)["value"].iloc[0]
     for key, line in _arms(pick(rows, control=None)):
         colour, marker = looks[key]

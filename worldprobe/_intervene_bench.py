@@ -145,7 +145,7 @@ class Bench:
         w = self.handles.weights[site]
         spaces = {name: Subspace.spanned_by(torch.from_numpy(w[name][0, 1:] - w[name][0, :1]))
                   for name in w if name.endswith((".read", ".write")) and not name.startswith("leace")}
-        kept = [n for n in ("mass_mean.write", "logistic.read", "lda.read", "encoding.write") if n in spaces]
+        kept = [n for n in ("mass_mean.write", "logistic.read", "lda.read") if n in spaces]
         run = PairRun(self.model, interchange_pairs(self.cases, seed=self.seed), site)
         return readout_mediator(run, run.pairs, site, {n: spaces[n] for n in kept}, n_refits=settings["refits"],
                                 steps=settings["steps"], n_random=N_RANDOM, seed=self.seed)

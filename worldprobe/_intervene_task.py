@@ -141,7 +141,15 @@ def witnesses(cases: Counterfactuals, vocabulary: Sequence[str]) -> Int[Tensor, 
 def patching_pairs(task: ModuleType, prompts: LabelledPrompts, asked: Sequence[Claim], n: int, seed: int,
                    options: Mapping[str, Any]) -> PromptPairs:
     """Prompts with a twin of equal length and other answers: the task's own `pairs`, else the cases with their
-    witnesses, else the cases with the case that is most like each."""
+    witnesses, else the cases with the case that is most like each. Pairs in which no answer is right for one prompt
+    alone are left out: they could not show a difference."""
+    pairs = _pairs(task, prompts, asked, n, seed, options)
+    clean, corrupted = pairs.right_clean, pairs.right_corrupted
+    return pairs.select((clean & ~corrupted).any(1) & (corrupted & ~clean).any(1))
+
+
+def _pairs(task: ModuleType, prompts: LabelledPrompts, asked: Sequence[Claim], n: int, seed: int,
+           options: Mapping[str, Any]) -> PromptPairs:
     if hasattr(task, "pairs"):
         taken = inspect.signature(task.pairs).parameters
         return task.pairs(n=n, seed=seed + 1, **{k: v for k, v in options.items() if k in taken})
