@@ -99,8 +99,9 @@ def random_mazes(n: int, size: int | tuple[int, int] = 5, generator: str = "dfs"
         found.append((connections[apart][wanted], paths[wanted]))
         count, chunk, dry = count + int(wanted.sum()), chunk + 1, 0 if wanted.any() else dry + 1
     if count < n:
-        raise ValueError(f"found only {count} of {n} {generator} mazes of {shape[0]}x{shape[1]} with a path of at "
-                         f"least {min_nodes} cells; ask for fewer or shorter ones, or more passages")
+        kind = {None: "", True: "reserved ", False: "not reserved "}[reserved] + generator
+        raise ValueError(f"found only {count} of {n} {kind} mazes of {shape[0]}x{shape[1]} with a path of at least "
+                         f"{min_nodes} cells; ask for fewer or shorter ones, for more passages, or a larger size")
     widest = max(paths.shape[1] for _, paths in found)
     padded = [np.pad(paths, ((0, 0), (0, widest - paths.shape[1])), constant_values=-1) for _, paths in found]
     return Mazes(np.concatenate([c for c, _ in found])[:n], np.concatenate(padded)[:n])[slice(None)]

@@ -221,6 +221,8 @@ def test_impossible_cases_are_refused():
     with pytest.raises(ValueError, match=r"kind must be one of \('add', 'remove'\), not 'flip'"):
         maze.cases("flip")
     with pytest.raises(ValueError, match=r"found only 0 of 5 cases to add among .* dfs mazes of size \(1, 6\)"):
+        maze.cases("add", n=5, size=(1, 6), reserved=None)
+    with pytest.raises(ValueError, match="found only 0 of 70 reserved dfs mazes of 1x6"):  # the one there is, is not
         maze.cases("add", n=5, size=(1, 6))
 
 
