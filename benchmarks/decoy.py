@@ -4,9 +4,10 @@
     python -m benchmarks.decoy --models decoy --only LEACE
 
 Writes are to flip a latent at the site where both were planted, and are scored by the share of cases that then get the
-answer of the other end (`flipped`). Erasers are to take it away, and are scored by the share of cases that keep their
-right answer (`kept`; one who does not know the end is right half the time). Beside each number stands the band of 20
-random edits: the same change turned by random rotations, or random subspaces of the same rank projected out.
+answer of the other end (`flipped`); patches between prompts that differ in both latents, by the share of the gap that
+they close (`nie`). Erasers are to take a latent away, and are scored by the share of cases that keep their right answer
+(`kept`; one who does not know the end is right half the time). Beside each number stands the band of 20 random edits:
+the same change turned by random rotations, or random subspaces of the same rank projected out.
 
 A method that follows the truth flips more than half of what its band leaves, or keeps at most 0.6; and does nothing
 along `mark`. Some must fall short, because they move what a probe reads along, which is not where the model keeps the
@@ -38,8 +39,11 @@ from interventions import (
     OracleLEACE,
     QuadraticLEACE,
     Scrubbing,
+    activation_patching,
     applied_change,
     fit_das,
+    fit_iti,
+    head_sites,
     interchange_pairs,
     move_to,
     patch_from,
@@ -192,6 +196,12 @@ def _only_changed(world: World, latent: str) -> Edits:
     return {SITE: patch_from(LastToken(world.model, tokens, cases.lengths).logits(read=[SITE])[1][SITE])}
 
 
+def _iti(world: World, latent: str) -> Edits:
+    acts = probing.extract(world.model, world.prompts, head_sites(world.model), cache=False, random_init=None)
+    iti = fit_iti(acts, world.prompts, f"{latent}/answer", n_heads=4)
+    return iti.edits(2.0, world.code(latent, "becomes").numpy())
+
+
 WRITES: Mapping[str, Method] = {
     "patch the whole state": _only_changed,
     "steer, mass-mean": _added(lambda w, z: w.fitted(MassMeanProbe(), z).direction()),
@@ -201,6 +211,7 @@ WRITES: Mapping[str, Method] = {
     "reflect, mass-mean": _reflected,
     "gradient of an MLP probe": _gradient,
     "AlterRep": _alterrep,
+    "ITI, 4 heads": _iti,
     "swap, mass-mean": _swapped(_mass_mean),
     "swap, planted": _swapped(lambda w, z: decoy.planted(w.name)[z][None, None]),
     "swap, DAS": _das(),
@@ -256,6 +267,27 @@ SLOW = {"swap, DAS", "swap, boundless DAS", "R-LACE"}
 FALL_SHORT = {"steer, logistic", "gradient of an MLP probe", "AlterRep", "project out, logistic read"}
 
 
+def _patched(verb: str) -> Callable[[World, str], dict]:
+    """Clean and corrupted prompts differ in both latents; patched is what the difference of means of one spans."""
+
+    def row(world: World, latent: str) -> dict:
+        space = probing.Subspace.spanned_by(_mass_mean(world, latent)[0].double())
+        table = activation_patching(world.model, decoy.pairs(world.n), [SITE], ["last"], directions=(verb,),
+                                    spaces={SITE: space}, probe="mass-mean")
+        nie = table[table["metric"] == "nie"]
+        nie = nie.set_index(nie["control"].fillna(""))
+        return {"unedited": 0.0, "value": nie.loc["", "value"], "low": nie.loc["random_direction", "ci_low"],
+                "high": nie.loc["random_direction", "ci_high"]}
+
+    return row
+
+
+PATCHES: Mapping[str, Callable[[World, str], dict]] = {
+    "patch along mass-mean, denoising": _patched("denoise"),
+    "patch along mass-mean, noising": _patched("noise"),
+}
+
+
 def score(world: World, arms: list[Edits]) -> ndarray:
     """(arm, 2): share of the report cases that get the answer of the other end, and that keep their own."""
     cases = world.cases("end")
@@ -271,8 +303,15 @@ def score(world: World, arms: list[Edits]) -> ndarray:
 def outcomes(world: World, only: str = "", skip: Collection[str] = (), n_random: int = 20) -> pd.DataFrame:
     """One row per method and latent: `value`, of `flipped` for writes and `kept` for erasers, and its band."""
     rows = []
+
+    def wanted(name: str) -> bool:
+        return only.lower() in name.lower() and name not in skip
+
+    for name, patched in PATCHES.items():
+        rows += [{"method": name, "model": world.name, "latent": latent, "metric": "nie", **patched(world, latent)}
+                 for latent in LATENTS if wanted(name)]
     for name, kind, build in _methods():
-        if only.lower() not in name.lower() or name in skip:
+        if not wanted(name):
             continue
         for latent in LATENTS:
             edits, draws = build(world, latent, n_random)
@@ -324,7 +363,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (name, metric), part in table.groupby(["method", "metric"], sort=False):
         end, mark = (part[part["latent"] == latent] for latent in LATENTS)
-        if metric == "flipped":
+        if metric in ("flipped", "nie"):
             follows, still = end["value"] > (1 + end["high"]) / 2, mark["value"] <= np.maximum(0.05, mark["high"])
         else:
             follows, still = end["value"] <= 0.6, mark["value"] >= mark["unedited"] - 0.05
