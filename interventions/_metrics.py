@@ -67,15 +67,23 @@ def log_odds(logits: Logits, a: Bool[Tensor, "case d_vocab"], b: Bool[Tensor, "c
     return (sums[0] - sums[1]).masked_fill(torch.isinf(torch.stack(sums)).any(0), torch.nan)
 
 
+def answer_odds(logits: Logits, before: Bool[Tensor, "case d_vocab"], after: Bool[Tensor, "case d_vocab"]) -> PerCase:
+    """Log odds, in nats, of the answers that the change makes right over those that it makes wrong; where it makes none
+    right, of all that are right after it, and where it makes none wrong, over all that were right before. NaN where it
+    changes no answer."""
+    gained, lost = after & ~before, before & ~after
+    new = torch.where(gained.any(-1, keepdim=True), gained, after)
+    old = torch.where(lost.any(-1, keepdim=True), lost, before)
+    return log_odds(logits, new, old).masked_fill(~(gained | lost).any(-1), torch.nan)
+
+
 def log_odds_ratio(logits: Logits, unedited: Logits, before: Bool[Tensor, "case d_vocab"],
                    after: Bool[Tensor, "case d_vocab"]) -> PerCase:
-    """By how much an edit raises the log odds of the answers that are right after the change over those before it, in
-    nats; answers that are both do not count. 0 for no edit.
+    """By how much an edit raises `answer_odds`, in nats: 0 for no edit.
 
     Source: CausalGym (Arora et al., arXiv:2402.12560), which has one token on either side.
     """
-    new, old = after & ~before, before & ~after
-    return log_odds(logits, new, old) - log_odds(unedited, new, old)
+    return answer_odds(logits, before, after) - answer_odds(unedited, before, after)
 
 
 def hits(logits: Logits, right: Bool[Tensor, "case d_vocab"]) -> PerCase:
@@ -102,7 +110,7 @@ def loss(logits: Logits, token: Int[Tensor, " case"]) -> PerCase:
 
 # name in the column `metric` -> (logits, unedited logits, right before, right after) -> a number per case
 ANSWER_METRICS = {
-    "log_odds": lambda logits, unedited, before, after: log_odds(logits, after & ~before, before & ~after),
+    "log_odds": lambda logits, unedited, before, after: answer_odds(logits, before, after),
     "odds_ratio": lambda logits, unedited, before, after: log_odds_ratio(logits, unedited, before, after),
     "iia": lambda logits, unedited, before, after: hits(logits, after),
     "flip_rate": lambda logits, unedited, before, after: flipped(logits, unedited),

@@ -19,7 +19,7 @@ from tasks._prompts import Counterfactuals, LabelledPrompts
 from ._doses import Reference, unit_vectors
 from ._edits import patch_from
 from ._last_token import LastToken
-from ._metrics import ANSWER_METRICS, log_odds, set_error
+from ._metrics import ANSWER_METRICS, set_error
 from ._places import Positions
 from ._side_effects import side_effects
 from ._task_cases import Answers, class_difference, prompt_cases, task_cases, twins
@@ -86,17 +86,17 @@ def steer_along(
     others = known.others(label, cases)
     if dmu is not None and space.rank < len(along.T):
         others["orthogonal_complement"] = {site: dmu - space.project(dmu.to(space.basis)).to(dmu)}
-    told = _told(cases)
+    told, last = _told(cases), isinstance(positions, int) and positions == -1
     from ._effect import effect  # which calls this function
 
     study: dict[str, Any] = dict(unit=unit, probe=probe or space.name or "given", n_random=n_random, seed=seed)
     table = effect(
         model, cases, directions, alphas=alphas, positions=positions, others=others, intervention="steer",
         references={site: reference}, other_layers=_neighbours(model, site), random_init=True, identity=identity,
-        other_positions=(-2,) if isinstance(positions, int) and positions == -1 and cases.lengths.min() > 1 else (),
-        arms=_full_patch(model, cases, prompts, site, seed), metrics=list(ANSWER_METRICS) if told else NO_ANSWERS,
-        outcome="log_odds" if told else "kl", planned=1.0 if alphas is None or 1 in alphas else None,
-        curve=alphas is None or max(alphas) > 0,
+        other_positions=(-2,) if last and cases.lengths.min() > 1 else (),
+        arms=_full_patch(model, cases, prompts, site, seed) if last else {},
+        metrics=list(ANSWER_METRICS) if told else NO_ANSWERS, outcome="log_odds" if told else "kl",
+        planned=1.0 if alphas is None or 1 in alphas else None, curve=alphas is None or max(alphas) > 0,
         score=set_error if told else None, **study)
     rest = unrelated or replace(prompts, examples=prompts.examples[prompts.rows("test")], subsets={})
     doses = sorted(table["alpha"].dropna().unique().tolist())
@@ -156,9 +156,8 @@ def _neighbours(model, site: Site) -> list[int]:
 
 def _told(cases: Counterfactuals) -> bool:
     """Whether there are answers that the change should exchange."""
-    before, after = torch.as_tensor(cases.right_before), torch.as_tensor(cases.right_after)
-    odds = log_odds(torch.zeros(before.shape), after & ~before, before & ~after)
-    return bool(odds[torch.as_tensor((cases.cases["split"] == "report").to_numpy(copy=True))].isfinite().any())
+    changes = (cases.right_before != cases.right_after).any(1)
+    return bool(changes[(cases.cases["split"] == "report").to_numpy()].any())
 
 
 def _silent(done: int, total: int) -> None:

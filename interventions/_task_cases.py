@@ -84,8 +84,10 @@ def twins(cases: Counterfactuals, prompts: LabelledPrompts, seed: int = 0) -> In
     tokens, world = cases.tokens[prompt], prompts.task.partition("-")[0]
     if "witness" in cases.cases and prompts.vocabulary and cases.cases["witness"].notna().all():
         code, found = {word: i for i, word in enumerate(prompts.vocabulary)}, torch.zeros_like(tokens)
-        for row, text in enumerate(cases.cases["witness"]):
-            words = text.split()
+        texts = [text.split() for text in cases.cases["witness"]]
+        if [len(words) for words in texts] != cases.lengths[prompt].tolist():
+            return None
+        for row, words in enumerate(texts):
             found[row, : len(words)] = torch.tensor([code[word] for word in words])
         return found
     pairs = getattr(importlib.import_module(f"tasks.{world}"), "pairs", None) if world in tasks.available() else None

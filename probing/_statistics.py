@@ -1,5 +1,6 @@
 """Cluster bootstrap: intervals that respect that rows of one game, maze or place are not independent."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -19,10 +20,13 @@ def group_sums(
     return np.add.reduceat(np.asarray(values, dtype=np.float64)[order], starts, axis=0)
 
 
+@functools.lru_cache(maxsize=4)  # a table asks for the same draws in every row
 def resample(n_groups: int, n_boot: int = N_BOOT, seed: int = 0) -> Float[ndarray, "boot group"]:
-    """How often each group is drawn in each bootstrap replicate; the same for equal arguments, so that two
+    """How often each group is drawn in each bootstrap replicate, read-only; the same for equal arguments, so that two
     quantities resampled with one seed stay paired."""
-    return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), n_boot).astype(float)
+    counts = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), n_boot).astype(float)
+    counts.flags.writeable = False
+    return counts
 
 
 def interval(

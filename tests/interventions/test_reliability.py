@@ -19,7 +19,7 @@ from interventions import (
     steer,
     validators,
 )
-from interventions._metrics import ANSWER_METRICS, kl, log_odds
+from interventions._metrics import ANSWER_METRICS, answer_odds, kl, log_odds
 from interventions._reliability import completeness, selectivity_of, total_variation
 from tasks import decoy
 
@@ -103,6 +103,10 @@ def test_the_odds_ratio_is_its_definition_and_zero_without_an_edit(random):
     wanted = (p[before] - p[after]) + (q[after] - q[before])
     torch.testing.assert_close(log_odds_ratio(edited, unedited, before, after), wanted)
     assert log_odds_ratio(unedited, unedited, before, after).eq(0).all()
+    one, two = before | after, before
+    torch.testing.assert_close(answer_odds(edited, two, one), log_odds(edited, after, before))  # nothing is lost
+    torch.testing.assert_close(answer_odds(edited, one, two), log_odds(edited, before, after))  # nothing is gained
+    assert answer_odds(edited, one, one).isnan().all()
     none = {name: f(unedited, unedited, before, after) for name, f in ANSWER_METRICS.items()}
     assert none["flip_rate"].eq(0).all() and kl(unedited, unedited).eq(0).all()
     torch.testing.assert_close(none["mass_before"] + none["mass_after"], none["mass_sum"])

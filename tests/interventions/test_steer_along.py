@@ -110,6 +110,17 @@ def test_prompts_without_cases_are_edited_themselves(prompts):
     assert value(told, "log_odds", "null", "n") == 20
 
 
+def test_a_number_is_steered_in_standard_deviations(prompts):
+    examples = prompts.examples.assign(**{"count/all": prompts.lengths.numpy() / 2})
+    numbers, model = replace(prompts, task="mine", examples=examples), probing.load_model("decoy", device="cpu")
+    space = Subspace(decoy.planted()["end"][None], SITE, "count", "ridge")
+    table = effect(model, numbers, space, alphas=[2.0], positions=-2)
+    validate(table)
+    own = table[table["control"].isna() & (table["metric"] == "kl") & (table["subset"] == "all")].iloc[0]
+    assert own["unit"] == "sd" and own["sds"] == pytest.approx(2, rel=1e-3) and own["positions"] == "-2"
+    assert np.isnan(own["class_distances"])
+
+
 def test_cases_are_those_of_the_task_or_the_test_examples(prompts):
     own = task_cases(prompts, "end", 30, seed=0)
     assert torch.equal(own.tokens, decoy.cases("end", 30, seed=1).tokens)
