@@ -95,8 +95,8 @@ def dose_curves(table: pd.DataFrame, intervention: str, metric: str = "set_error
 
 def pareto(table: pd.DataFrame, price: float, metric: str = "set_error", side: str = "kl") -> Plot:
     """Effect against side effect of every writing edit and direction, dose by dose; the dashed line is the price at
-    which they are compared. On the right, each where its line first reaches the price, with its interval and the band
-    of random directions.
+    which they are compared. On the right, each where its line first reaches the price (or where it costs most), with
+    its interval and the band of random directions.
     """
     rows = _writes(table, metric, side)
     looks, best = _looks(rows), at_price(table, price, metric, side)
@@ -140,7 +140,8 @@ def pareto(table: pd.DataFrame, price: float, metric: str = "set_error", side: s
 def at_price(table: pd.DataFrame, price: float, metric: str = "set_error", side: str = "kl") -> pd.DataFrame:
     """Every writing edit and direction where its side effect first reaches `price`, best first: the row of the metric,
     with `alpha`, value and interval between two doses on the straight line between them (dose 0 is no edit), and the
-    band of random directions likewise (`band`, `band_low`, `band_high`). Those that never cost so much are left out.
+    band of random directions likewise (`band`, `band_low`, `band_high`). One that never costs so much is given where it
+    costs most. `side` is what was paid.
     """
     rows = _writes(table, metric, side)
     null, found = _level(pick(table, split="report"), "null", metric)["value"].iloc[0], []
@@ -150,22 +151,21 @@ def at_price(table: pd.DataFrame, price: float, metric: str = "set_error", side:
         band = band.loc[points["alpha"], ["value", "ci_low", "ci_high"]].to_numpy(float)
         path = np.column_stack([points[["side", "alpha", "value", "ci_low", "ci_high"]].to_numpy(float), band])
         path = np.concatenate([[[0.0, 0.0, *[null] * 6]], path])
-        reached = np.flatnonzero(path[:, 0] >= price * (1 - 1e-9))
-        if not len(reached):
-            continue
-        before, after = path[reached[0] - 1], path[reached[0]]
-        share = (price - before[0]) / (after[0] - before[0])
-        there = before + share * (after - before)
-        names = ("alpha", "value", "ci_low", "ci_high", "band", "band_low", "band_high")
-        found.append(points.iloc[0].to_dict() | dict(zip(names, there[1:], strict=True)))
+        paid = min(price, path[:, 0].max())
+        first = max(1, int(np.argmax(path[:, 0] >= paid * (1 - 1e-9))))
+        before, after = path[first - 1], path[first]
+        gap = after[0] - before[0]
+        there = before + ((paid - before[0]) / gap if gap > 0 else 1.0) * (after - before)
+        names = ("side", "alpha", "value", "ci_low", "ci_high", "band", "band_low", "band_high")
+        found.append(points.iloc[0].to_dict() | dict(zip(names, there, strict=True)))
     order = pd.DataFrame(found).sort_values("value", ascending=lower_is_better(metric), kind="stable")
     return order.reset_index(drop=True)
 
 
 def common_price(table: pd.DataFrame, metric: str = "set_error", side: str = "kl") -> float:
-    """The largest side effect that every writing edit and direction reaches at some dose."""
+    """A price to compare at: the largest side effect of a writing edit and direction, in the median over them."""
     rows = pick(_writes(table, metric, side), control=None, metric=side)
-    return float(rows.groupby(ARM, sort=False)["value"].max().min())
+    return float(rows.groupby(ARM, sort=False)["value"].max().median())
 
 
 def erasure_by_layer(table: pd.DataFrame, metric: str = "set_error") -> Plot:

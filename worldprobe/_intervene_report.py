@@ -131,19 +131,20 @@ def price_section(table: pd.DataFrame) -> Section:
     exhibit = Exhibit(
         "Effect against side effect", pareto_plot(table, price),
         f"Left: every edit and direction, dose by dose, from no edit on; grey dots: random directions of the same "
-        f"lengths; dotted: no edit. At the same price lower is better. Dashed: {price:.3g} nats, the most that all of "
-        "them reach. Right: each where it reaches that price, between two doses on the line between them; grey bars: "
-        f"random directions of that dose. {_counts(rows, GROUPS)} {INTERVAL.format(where='Whiskers', groups=GROUPS)} "
+        f"lengths; dotted: no edit. At the same price lower is better. Dashed: {price:.3g} nats, the largest price "
+        "of the median edit. Right: each where it first reaches that price, between two doses on the line between them "
+        "(or where it costs most, if that is less); grey bars: random directions of that dose. "
+        f"{_counts(rows, GROUPS)} {INTERVAL.format(where='Whiskers', groups=GROUPS)} "
         f"{BAND.format(n=N_RANDOM).replace('band', 'bars')}")
     shown = pd.DataFrame({
         "edit": best["intervention"], "direction": best["probe"], "where": [site_name(r) for _, r in best.iterrows()],
-        "dose": best["alpha"], "error": [cell(r) for _, r in best.iterrows()],
+        "dose": best["alpha"], "KL (nats)": best["side"], "error": [cell(r) for _, r in best.iterrows()],
         "random directions (5–95 %)": [with_interval(r.band, r.band_low, r.band_high) for r in best.itertuples()]})
     text = (f"At equal side effect, {best['intervention'].iloc[0]} along {best['probe'].iloc[0]} does most: error "
             f"{cell(best.iloc[0])}.")
     return Section("At equal side effect", text, [exhibit], [
-        Table(f"Edits at a side effect of {price:.3g} nats (KL)", shown, "Between two doses, on the straight line "
-              f"between them; best first. In brackets: 95 % interval, percentile bootstrap over {GROUPS}.", best)])
+        Table(f"Edits at a side effect of {price:.3g} nats", shown, "Between two doses, on the straight line between "
+              f"them; best first. In brackets: 95 % interval, percentile bootstrap over {GROUPS}.", best)])
 
 
 def _erasing(table: pd.DataFrame) -> Iterator[Exhibit]:

@@ -241,6 +241,8 @@ def test_edits_are_compared_where_their_line_first_reaches_the_price(rows):
     assert plots.common_price(table) == own["kl"].max()
     exact = plots.at_price(table, own["kl", 0.5]).iloc[0]
     assert (exact["alpha"], exact["value"]) == (0.5, pytest.approx(own["set_error", 0.5]))
+    most = plots.at_price(table, 1e6).iloc[0]  # nothing costs so much: where it costs most
+    assert most["side"] == own["kl"].max() and most["alpha"] == own["kl"].idxmax()
 
 
 def test_cells_that_are_not_significant_are_hatched(study):

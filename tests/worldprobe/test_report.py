@@ -99,6 +99,13 @@ def test_it_reads_is_used_is_enough(page):
         assert re.search(rf"\b{word}\s+{state}\b", said)
 
 
+def test_verdicts_of_several_labels_stand_under_their_names(table, tmp_path):
+    words = verdicts(table, "mine_theirs")
+    path = write_report(tmp_path / "r.html", title="two", verdicts={"discs": words, "colours": words[:1]})
+    assert re.findall(r'<p class="of">(\w+)</p>|<span class="word">([\w ]+)</span>', path.read_text()) == [
+        ("discs", ""), *(("", v.word) for v in words), ("colours", ""), ("", "reads")]
+
+
 def test_every_main_number_has_its_interval(html, table):
     rows = re.findall(r"<dd><strong>([^<]+)</strong> <span class=\"interval\">(.*?)</span>", html)
     assert len(rows) == len(headline(table, "mine_theirs")) >= 10

@@ -76,6 +76,23 @@ def test_is_used_asks_for_an_edit_that_removes(make_table, ablation, state):
     assert used(make_table(ablation=ablation)).state == state
 
 
+def test_reads_can_be_held_against_chance_alone_and_then_names_who_reads_it_too(table):
+    verdict = reads(table, "black_white", against=("majority", "shuffled_labels"))
+    assert verdict.state == "yes" and "shuffled labels at layer 5: 0.487" in verdict.because
+    assert "It can be read as well from shortcut: no flip bw (0.803 [0.801, 0.805])" in verdict.because
+
+
+@pytest.mark.parametrize(("subspaces", "push", "state"), [(0.6, 1.0, "yes"), (2.35, 1.0, "no"), (0.6, 2.5, "no")])
+def test_an_erasure_must_beat_random_subspaces_and_the_mean_of_equally_long_pushes(make_table, subspaces, push, state):
+    table = make_table(ablation=True)  # an error of 2.4 [2.3, 2.5]
+    random = pick(table, intervention="ablate", control="random_direction")
+    wide = random.assign(value=push, ci_low=0.3, ci_high=2.6)  # its band alone decides nothing
+    erased = random.assign(control="random_subspace", value=subspaces, ci_low=subspaces - 0.1, ci_high=subspaces + 0.1)
+    rest = table.drop(index=random.index)
+    verdict = used(pd.concat([rest, wide, erased], ignore_index=True))
+    assert verdict.state == state and "random subspaces" in verdict.because
+
+
 def test_without_interventions_nothing_causal_is_claimed(make_table):
     states = {v.word: v.state for v in verdicts(make_table(effects=False), "mine_theirs")}
     assert states == {"reads": "yes", "is used": "not tested", "is enough": "not tested"}
