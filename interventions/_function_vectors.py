@@ -138,12 +138,20 @@ def top_heads(table: pd.DataFrame, n_heads: int) -> list[Site]:
 def function_vector(model, means: Outputs, heads: Sequence[Site] | None = None) -> Float[Tensor, " d_model"]:
     """sum over heads of W_O z, the mean of what the heads (all of `means`, unless given) write to the stream together.
 
-    The bias b_O, which belongs to no head, is left out.
+    The bias b_O, which belongs to no head, is left out, and so is a norm that a model may apply to what attention
+    writes (Gemma 2).
+
+    Raises:
+        ValueError: A site that is not one head; a layer whose attention has no single W_O.
     """
     heads = list(means) if heads is None else heads
+    if wrong := [str(site) for site in heads if site.stream != "z" or site.head is None]:
+        raise ValueError(f"wanted single heads, got {', '.join(wrong[:3])}; those of head_sites(model)")
     v = torch.zeros(model.cfg.d_model)
     for layer in sorted({head.layer for head in heads}):
-        W_O = _inner(model.blocks[layer].attn.o)
+        if (last := getattr(getattr(model.blocks[layer], "attn", None), "o", None)) is None:
+            raise ValueError(f"layer {layer} has no single W_O by which its heads write; take heads of other layers")
+        W_O = _inner(last)
         z = torch.zeros(model.cfg.n_heads, model.cfg.d_head)
         for head in heads:
             if head.layer == layer:

@@ -216,5 +216,7 @@ def test_what_cannot_be_shown_or_chosen_is_refused(model):
     table = indirect_effects(model, shown(0, shuffled=True), means)
     with pytest.raises(ValueError, match="must lie in 1..3"):
         top_heads(table, 4)
+    with pytest.raises(ValueError, match="wanted single heads, got resid_post.1"):
+        function_vector(model, {Site("resid_post", 1): torch.zeros(D)})
     with pytest.raises(ValueError, match="choose at most half"):
         function_vector_effect(model, shown(0, n_shots=0), means, [FIRST, SECOND])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from interventions import At, LastToken, Sequences, clamp, steer
 from interventions._sampling import Sampling
@@ -61,6 +61,17 @@ def test_generation_is_that_of_whole_sequences_one_at_a_time(models, family, cas
         for run in runs:
             assert torch.equal(run.generate(edits, 4, every_token=every_token, **how), expected)
     assert not torch.equal(expected, runs[0].generate({}, 4, **HOT))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
+def test_without_edits_it_is_hugging_faces_own_greedy_generation(models, family, cases):
+    model, run = models(family), LastToken.of(models(family), cases)
+    greedily = GenerationConfig(do_sample=False, max_new_tokens=6, pad_token_id=0)
+    for case in (0, 5, 11):
+        tokens = cases.tokens[case : case + 1, : int(cases.lengths[case])]
+        out = model.original_model.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedily)
+        theirs = out[0, tokens.shape[1] :]  # ends where the end of text comes
+        assert torch.equal(theirs, run.select([case]).generate({}, 6)[0, : len(theirs)]) and len(theirs) > 1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox", "mistral"])
