@@ -19,9 +19,9 @@ _FROM_LIST = 7  # <PATH_START> stands this far behind <ADJLIST_END>
 _SEEDS = 1 << 32  # the trainer's seeds are small numbers, so that no seed of `load` repeats its mazes
 
 
-def load(n: int = 2000, seed: int = 0, size: int | tuple[int, int] = 5, at: str = "path_start", *,
+def load(n: int | None = None, seed: int = 0, size: int | tuple[int, int] = 5, at: str = "path_start", *,
          generator: str = "dfs", mazes: Mazes | None = None, **options) -> LabelledPrompts:
-    """`n` random mazes as prompts, probed at one of four places.
+    """`n` random mazes (2,000 unless given) as prompts, probed at one of four places.
 
     | `at` | examples | scheme, its targets and codes |
     |---|---|---|
@@ -42,14 +42,14 @@ def load(n: int = 2000, seed: int = 0, size: int | tuple[int, int] = 5, at: str 
         seed: Of mazes, prompts and the split. The mazes of a seed extend those of a smaller `n`.
         size: Side of the lattice, or (rows, columns).
         generator: And its `options`, as in `random_mazes`.
-        mazes: Your own (see `solve` and `parse`) instead of random ones; then `n` counts them from the first, and
-            `size` and `generator` are theirs.
+        mazes: Your own (see `solve` and `parse`) instead of random ones: all of them, or the first `n`.
     Source: Ivanitskiy et al., arXiv:2312.02566, section 3.4, which probes walls from `<PATH_START>`, border included.
     """
     if at not in PLACES:
         raise ValueError(f"at is one of {', '.join(PLACES)}, not {at!r}")
-    made = mazes[:n] if mazes is not None else random_mazes(n, size, generator, _SEEDS + seed,
-                                                            **{"reserved": True} | options)
+    if mazes is None:
+        mazes = random_mazes(2000 if n is None else n, size, generator, _SEEDS + seed, **{"reserved": True} | options)
+    made = mazes[:n]
     text, group = tokenise(made, (_SEEDS + seed, 1)), identities(made.connections)
     split = split_by_group(group, seed)
     labelled = {"path": _along_the_path, "edges": _at_the_edges}.get(at, _whole_map)(made, text, split == "train")
