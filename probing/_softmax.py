@@ -120,10 +120,13 @@ class Stack:
         """Mean of w (diag(p) - p p') over the rows, (column, K-1, K-1)."""
         total = V.new_zeros(len(V), V.shape[1], V.shape[1])
         for rows, _, y, _, _, planes in self.blocks(V):
-            p, w = torch.stack(planes).permute(2, 0, 1), self.row_weights(rows, y)
-            weighed = p if w is None else p * w.T[:, None]
-            total += torch.diag_embed(weighed.sum(2)) - weighed @ p.mT
-        return total / len(self.Z)
+            w = self.row_weights(rows, y)
+            for i, p in enumerate(planes):
+                p = p if w is None else p * w
+                total[:, i, i] += p.sum(0)
+                for j, other in enumerate(planes[: i + 1]):
+                    total[:, i, j] -= (p * other).sum(0)
+        return (total.tril() + total.tril(-1).mT) / len(self.Z)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -131,19 +134,24 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class AverageMetric:
-    """Newton's metric if every row had the same curvature A: A x I + P x penalty. Exact at zero weights."""
+    """Newton's metric if every row had the same curvature A: A x I + P x penalty. Exact at zero weights.
+
+    With M' P M = 1 and M' A M = a diagonal, its inverse is M 1/(a + penalty) M'.
+    """
 
     def __init__(self, stack: Stack, V: Tensor):
-        A, penalty = stack.curvature(V).double(), stack.penalty.double()
+        A = stack.curvature(V).double()
         A.diagonal(dim1=1, dim2=2).add_(1e-8)
-        H = A[:, None] + coupling(stack.n_classes, A) * penalty[:, :, None, None]
-        self.inverse = torch.linalg.inv(H).to(V.dtype)
+        inverse_root = torch.linalg.inv(torch.linalg.cholesky(coupling(stack.n_classes, A)))
+        a, U = torch.linalg.eigh(inverse_root @ A @ inverse_root.T)
+        self.basis = (inverse_root.T @ U).to(V.dtype)
+        self.scale = (1 / (a.clamp(min=1e-8)[..., None] + stack.penalty.double()[:, None])).to(V.dtype)
 
     def solve(self, g: Tensor) -> Tensor:
-        return (self.inverse @ g.mT[..., None])[..., 0].mT
+        return self.basis @ (self.scale * (self.basis.mT @ g))
 
     def keep(self, which: Tensor) -> None:
-        self.inverse = self.inverse[which]
+        self.basis, self.scale = self.basis[which], self.scale[which]
 
 
 class SampledMetric:
