@@ -39,7 +39,7 @@ def test_control_labels_belong_to_types_and_follow_the_distribution_of_labels():
 def test_a_linear_probe_on_one_hot_types_reaches_the_ceiling(rare):
     types, Y, groups, train, test = corpus(rare=rare)
     table = selectivity(np.eye(types.max() + 1, dtype=np.float32)[types], Y, types, groups, train, test,
-                        LogisticProbe(C=10.0))
+                        LogisticProbe(C=1e3))
     ceiling, control = (rows(table, "accuracy", name)["value"] for name in ("control_task_ceiling", "control_task"))
     assert ceiling == control_ceiling(types, train, test) == (1 if rare == 0 else pytest.approx(0.75))
     assert ceiling <= control <= ceiling + 0.6 * (1 - ceiling) + 1e-9  # what was not seen can still be guessed

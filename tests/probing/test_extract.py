@@ -1,11 +1,6 @@
 """Reading a model: the rows are the model's own activations, however they were batched, stored or interrupted."""
 
 import random
-import signal
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +15,6 @@ from probing._plan import plan_batches
 from probing._sites import Site, residual_sites
 from probing._store import StoreError
 from tests.probing.ragged import assert_same_rows, one_by_one, prompts_of
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +204,7 @@ def uninterrupted(gpt2, tmp_path_factory):
     return contents(cache)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_interrupted_anywhere_continues_to_the_same_bytes(gpt2, tmp_path, uninterrupted, seed):
     finished = 0
     for stop in random.Random(seed).sample(range(1, 84), 4):
@@ -248,59 +241,3 @@ def test_damage_is_an_error_not_a_second_run(gpt2, tmp_path):
         again[again.sites[0]]
     (acts.path / "shard-00001.json").unlink()
     extract(gpt2, MANY, cache=tmp_path, batch_size=1, random_init=None)[acts.sites[0]]
-
-
-RUN = """
-import os, signal, sys
-sys.path[:0] = [{root!r}, {here!r}]
-from test_extract import *
-def report(done, total):
-    if done >= {stop}:
-        os.kill(os.getpid(), signal.SIGKILL)
-extract(load_model({model!r}, device="cpu"), MANY, cache={cache!r}, batch_size=1, progress=report)
-"""
-
-
-def start(model, cache, stop=1000):
-    code = RUN.format(root=str(ROOT), here=str(Path(__file__).parent), model=str(model), cache=str(cache), stop=stop)
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-
-
-def test_killed_processes_and_two_at_once_end_with_the_bytes_of_one_undisturbed(gpt2_dir, tmp_path, uninterrupted):
-    killed = start(gpt2_dir, tmp_path, stop=60)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob("*/shard*.json"))) in (3, 4)  # three of the model, and perhaps one of its control
-    both = [start(gpt2_dir, tmp_path) for _ in range(2)]
-    errors = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
-    assert contents(tmp_path) == uninterrupted
-
-
-@pytest.mark.parametrize("field", ["sites", "dtype", "plan", "prompts.examples", "prompts.tokens", "prompts.lengths",
-                                   "prompts.vocabulary", "model.digest", "model.mode"])
-def test_whatever_changes_a_number_makes_a_new_store_and_is_named(gpt2_dir, tmp_path, field, capsys):
-    model, prompts, how = load_model(gpt2_dir, device="cpu"), prompts_of(), {}
-    first = extract(model, prompts, cache=tmp_path, random_init=None)
-    match field:
-        case "sites":
-            how["sites"] = [Site("resid_post", 0)]
-        case "dtype":
-            how["dtype"] = "float16"
-        case "plan":
-            how["batch_size"] = 2
-        case "prompts.examples":
-            prompts = replace(prompts, examples=prompts.examples[::-1])
-        case "prompts.tokens":
-            prompts = replace(prompts, tokens=prompts.tokens + (prompts.tokens == 7).long())
-        case "prompts.lengths":
-            prompts = replace(prompts, lengths=prompts.lengths.clamp_min(5))
-        case "prompts.vocabulary":
-            prompts = replace(prompts, vocabulary=tuple(map(str, range(40))))
-        case "model.digest":
-            model.embed.original_component.weight.data[1] *= 2
-        case "model.mode":
-            model.enable_compatibility_mode()
-    second = extract(model, prompts, cache=tmp_path, random_init=None, **how)
-    assert second.path != first.path
-    assert field in capsys.readouterr().err
