@@ -13,13 +13,12 @@ from probing._sites import Site
 from probing._subspaces import Subspace
 from tasks._prompts import Counterfactuals, LabelledPrompts
 
-from ._arms import Arms, Controls, Directions, EditAt, Measured
-from ._contrasts import contrast_rows
-from ._dose_curve import curve_rows
+from ._arms import Arms, Controls, Directions, EditAt
 from ._doses import Reference, dose_grid
 from ._edits import steer
-from ._effect_rows import EffectRows, mean_over, row_context
+from ._effect_rows import EffectRows, row_context
 from ._last_token import Edits
+from ._measured_rows import dose_curve_rows, dose_rows, nie_rows, planned_rows, undosed_rows
 from ._measures import Measure, Measures, Score, against
 from ._metrics import set_error
 from ._places import Positions
@@ -75,7 +74,8 @@ def effect(
     - `random_init`: the same change in the same architecture with random weights (`random_init_null`: no edit there).
     - each of `arms`, as it is and without a dose, such as `full_patch`: the whole activation from another prompt. Where
       that is there, `nie` is the share of its effect on the outcome that the edit has (a ratio of means), for all cases
-      and for those of each class that is written (subset `becomes=1`).
+      and for those of each class that is written (subset `becomes=1`); cases in which it moves the outcome by less than
+      a tenth of a standard deviation are left out, and n says how many are not.
 
     Args:
         model: A model, or the `LastToken` or `Sequences` of these cases, so that several calls share their prefix.
@@ -106,6 +106,15 @@ def effect(
         if isinstance(cases, Counterfactuals):
             raise ValueError("a subspace wants labelled prompts, from which the size of a dose is learned; pass "
                              "prompts, and these cases as steer_along(model, prompts, space, cases=cases)")
+        own = {"edit": edit, "sites": sites, "others": others, "arms": arms, "other_layers": other_layers or None,
+               "other_positions": other_positions or None, "random_init": random_init or None, "references": references,
+               "ideal_null": ideal_null, "metrics": metrics or None, "outcome": outcome, "planned": planned,
+               "curve": curve or None, "score": None if score is set_error else score,
+               "split": None if split == "report" else split,
+               "intervention": None if intervention == "steer" else intervention}
+        if given := [name for name, value in own.items() if value is not None]:
+            raise ValueError(f"with a subspace effect sets {', '.join(given)} itself; leave them out, or pass cases "
+                             "and directions")
         return steer_along(model, cases, directions, alphas=alphas, unit=unit, probe=probe, positions=positions,
                            n_random=n_random, seed=seed, identity=identity)
     if isinstance(cases, LabelledPrompts):
@@ -119,6 +128,7 @@ def effect(
     measures = Measures(run, cases, score, metrics)
     arm = Arms(run, cases, measures, make, sites, directions, positions)
     alphas = dose_grid(arm.price) if alphas is None else list(alphas)
+    _check_summary(measures.names, outcome, planned, alphas)
     found = arm.measure(alphas, Controls(n_random, others or {}, arms or {}, other_layers, other_positions,
                                          random_init), references, seed)
     common = row_context(run, cases, sites, split=split, seed=seed, unit=unit or "absolute", probe=probe or "given",
@@ -126,17 +136,17 @@ def effect(
     rows = EffectRows(common, cases.cases["group"].to_numpy()[run.rows.numpy()], seed)
     clean = None if score is None else against(run, cases.right_before, score)(
         measures.unedited, torch.arange(len(run))).cpu().numpy()
-    _undosed_rows(rows, found, clean, None if ideal_null is None else np.broadcast_to(
+    undosed_rows(rows, found, clean, None if ideal_null is None else np.broadcast_to(
         np.asarray(ideal_null, float), len(cases))[run.rows.numpy()])
     for i, alpha in enumerate(alphas):
-        _dose_rows(rows, found, i, alpha)
+        dose_rows(rows, found, i, alpha)
     which = found.names.index(outcome or found.names[0])
     if planned is not None:
-        _planned_rows(rows, found, which, list(map(float, alphas)).index(float(planned)), alpha=planned)
+        planned_rows(rows, found, which, list(alphas).index(planned), alpha=planned)
     if "full_patch" in found.fixed:
-        _nie_rows(rows, found, which, alphas, cases.cases["becomes"].to_numpy()[run.rows.numpy()])
+        nie_rows(rows, found, which, alphas, cases.cases["becomes"].to_numpy()[run.rows.numpy()])
     if curve:
-        _curve(rows, found, which, alphas)
+        dose_curve_rows(rows, found, which, alphas)
     return results_frame(rows.rows)
 
 
@@ -154,86 +164,10 @@ def edit_maker(directions: Directions | None, edit: EditAt | None, sites) -> tup
     return (lambda site, alpha: steer(given[site], alpha)), sites
 
 
-def ratio_name(metric: str) -> str:
-    return "error_ratio" if metric == "set_error" else f"{metric}_ratio"
-
-
-def _has_ratio(found: Measured, which: int) -> bool:
-    """Whether a metric is a score, which is divided by its null."""
-    return which == 0 and found.names[0] != "kl" and bool(found.unedited["null"][:, 0].any())
-
-
-def _undosed_rows(rows: EffectRows, found: Measured, clean: Float[ndarray, " case"] | None,
-                  ideal: Float[ndarray, " case"] | None) -> None:
-    """Rows of whatever has no dose."""
-    plain = {"alpha": None, "unit": None}
-    for which, metric in enumerate(found.names):
-        null = found.unedited["null"][:, which]
-        if metric == "kl":
-            rows.exactly(0, metric="kl", control="null", **plain)
-        else:
-            rows.mean(null, metric=metric, control="null", **plain)
-        if which == 0 and clean is not None:
-            rows.mean(clean, metric=metric, control="clean", **plain)
-            if ideal is not None:
-                rows.mean(ideal, metric=metric, control="ideal_null", **plain)
-        for name, values in {**found.unedited, **found.fixed}.items():
-            if name != "null":
-                rows.mean(values[:, which], metric=metric, control=name, **plain)
-    if _has_ratio(found, 0):
-        rows.exactly(1, metric=ratio_name(found.names[0]), control="null", **plain)
-
-
-def _dose_rows(rows: EffectRows, found: Measured, i: int, alpha: float | int) -> None:
-    """Rows of one dose: the edit, its controls, its bands."""
-    arms = [(None, found.edited[i]), *found.controls[i].items()]
-    own, equal = found.sizes[i], {k: found.sizes[i][k] for k in ("applied_norm", "norm_share")}
-    for name, values in arms:
-        columns = {"alpha": alpha, "control": name, **(own if name is None else equal)}
-        for which, metric in enumerate(found.names):
-            rows.mean(values[:, which], metric=metric, **columns)
-        if _has_ratio(found, 0) and name != "random_init":
-            rows.ratio(values[:, 0], found.unedited["null"][:, 0], metric=ratio_name(found.names[0]), **columns)
-    for name, draws in found.bands[i].items():
-        columns = {"alpha": alpha, "control": name, **equal}
-        for which, metric in enumerate(found.names):
-            rows.band(mean_over(draws[..., which]), metric=metric, **columns)
-        if _has_ratio(found, 0):
-            ratio = mean_over(draws[..., 0]) / found.unedited["null"][:, 0].mean()
-            rows.band(ratio, metric=ratio_name(found.names[0]), **columns)
-
-
-def _planned_rows(rows: EffectRows, found: Measured, which: int, i: int, **columns) -> None:
-    """Contrasts of one dose with everything. That with random weights is of what the edit does in either model."""
-    null, metric = found.unedited["null"][:, which], found.names[which]
-    rivals = {"null": null} | {name: values[:, which] for name, values in {**found.fixed, **found.controls[i]}.items()}
-    if "random_init" in rivals:
-        rivals["random_init"] = rivals["random_init"] - found.unedited["random_init_null"][:, which] + null
-    bands = {name: draws[..., which] for name, draws in found.bands[i].items()}
-    contrast_rows(rows, metric, found.edited[i][:, which], rivals, bands, **columns)
-
-
-def _nie_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int],
-              becomes: ndarray) -> None:
-    """Normalised effect of every dose: (edited - null) / (full_patch - null), sums over cases."""
-    null, full = found.unedited["null"][:, which], found.fixed["full_patch"][:, which]
-    subsets = {"all": np.ones(len(null), bool)} | {f"becomes={c}": becomes == c for c in np.unique(becomes)}
-    for subset, inside in subsets.items():
-        there = inside & np.isfinite(full - null)
-        if not there.any() or not (full - null)[there].sum():
-            continue
-        rows.exactly(0, metric="nie", control="null", subset=subset, alpha=None, unit=None)
-        for i, alpha in enumerate(alphas):
-            columns = {"metric": "nie", "subset": subset, "alpha": alpha}
-            gain = np.where(there, found.edited[i][:, which] - null, np.nan)
-            rows.ratio(gain, np.where(there, full - null, np.nan), **columns, **found.sizes[i])
-            draws = found.bands[i]["random_direction"][..., which]
-            rows.band((draws - null)[:, there].sum(1) / (full - null)[there].sum(), control="random_direction",
-                      **columns)
-
-
-def _curve(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int]) -> None:
-    two = [which, found.names.index("kl")]
-    values = found.edited[..., two].transpose(2, 0, 1)
-    draws = np.stack([bands["random_direction"][..., two] for bands in found.bands], 1).transpose(3, 1, 0, 2)
-    curve_rows(rows, alphas, found.names[which], values, draws, found.unedited["null"][:, two].T)
+def _check_summary(names: Sequence[str], outcome: str | None, planned: float | int | None,
+                   alphas: Sequence[float | int]) -> None:
+    if outcome is not None and outcome not in names:
+        raise ValueError(f"the outcome {outcome!r} is not measured, {', '.join(names)} are; name it in metrics too")
+    if planned is not None and planned not in alphas:
+        raise ValueError(f"the planned dose {planned:g} is not among the doses {', '.join(f'{a:g}' for a in alphas)}; "
+                         "add it to alphas")

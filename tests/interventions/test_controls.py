@@ -6,8 +6,10 @@ import torch
 
 from interventions import (
     At,
+    Eraser,
     LastToken,
     Sequences,
+    amnesic,
     applied_change,
     components,
     effect,
@@ -195,6 +197,24 @@ def test_one_layer_at_a_time_is_the_map_of_layers_and_doses(gpt2, cases, random)
     np.testing.assert_allclose(narrow["value"][1:], same["value"])
 
 
+def test_a_scan_at_an_earlier_token_has_the_cells_of_the_map(gpt2, long, random):
+    directions = {site: 9 * random(12, 24) for site in (SITE, LATER)}
+    scan = window_map(gpt2, long, directions, alphas=[1.0], positions=-2, within=1, split="report", **STUDY)
+    cells = position_map(gpt2, long, directions, positions=[-2], **STUDY)
+    for layer in (1, 2):
+        assert value(scan, "set_error", layer=layer) == value(cells, "set_error", layer=layer)
+    assert set(scan["positions"]) == {"-2"}
+
+
+def test_erasure_acts_at_any_tokens(gpt2, long, random):
+    erasers = {SITE: Eraser.onto(Subspace.spanned_by(random(3, 24)))}
+    last, whole = (amnesic(run.of(gpt2, long), long, erasers, probe="by hand") for run in (LastToken, Sequences))
+    np.testing.assert_allclose(last["value"], whole["value"], atol=1e-4)
+    everywhere = amnesic(gpt2, long, erasers, probe="by hand", positions=None)
+    validate(everywhere)
+    assert value(everywhere, "kl") != pytest.approx(value(last, "kl"), rel=1e-3)
+
+
 def test_places_that_do_not_fit_are_told(gpt2, cases, long, random):
     with pytest.raises(ValueError, match="edits the last token, the edits are for all"):
         effect(LastToken.of(gpt2, cases), cases, {SITE: random(1, 24)}, alphas=[1.0], positions=None, **STUDY)
@@ -202,6 +222,10 @@ def test_places_that_do_not_fit_are_told(gpt2, cases, long, random):
         effect(gpt2, cases, {SITE: random(1, 24)}, alphas=[1.0], positions=-9, **STUDY)
     with pytest.raises(ValueError, match="moves the change of one site, 2 are edited"):
         effect(gpt2, cases, {s: random(1, 24) for s in (SITE, LATER)}, alphas=[1.0], other_layers=[0], **STUDY)
+    for change, message in ((dict(outcome="iia"), "'iia' is not measured, set_error, kl are"),
+                            (dict(planned=2.0), "planned dose 2 is not among the doses 1")):
+        with pytest.raises(ValueError, match=message):
+            effect(gpt2, cases, {SITE: random(1, 24)}, alphas=[1.0], **change, **STUDY)
     with pytest.raises(ValueError, match="no metric 'glory'; there are log_odds"):
         effect(gpt2, cases, {SITE: random(1, 24)}, alphas=[1.0], metrics=["glory"], **STUDY)
     assert isinstance(on_split(gpt2, cases, "report"), LastToken)

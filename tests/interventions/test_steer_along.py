@@ -157,6 +157,8 @@ def test_what_the_short_call_lacks_is_told(prompts):
         steer_along(model, prompts, space, site=Site("z", 1, 0), label="end", n_cases=20)
     with pytest.raises(ValueError, match="a subspace wants labelled prompts"):
         effect(model, decoy.cases("end", 20), space)
+    with pytest.raises(ValueError, match="with a subspace effect sets metrics, curve itself"):
+        effect(model, prompts, space, metrics=["iia"], curve=True)
     with pytest.raises(ValueError, match="labelled prompts go with a subspace"):
         effect(model, prompts, {SITE: torch.eye(1, 32)})
 
