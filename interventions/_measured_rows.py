@@ -13,6 +13,7 @@ from ._effect_rows import EffectRows, mean_over
 
 SMALL_GAP = 0.1  # standard deviations of the metric over both runs, as in patching
 
+
 def ratio_name(metric: str) -> str:
     return "error_ratio" if metric == "set_error" else f"{metric}_ratio"
 
