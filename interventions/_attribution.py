@@ -64,7 +64,7 @@ def attribution_patching(
     for site in sites:
         check_editable(run.model, site, lambda x, rows: x)
     where, table = run.where(positions), PatchTable(run, seed, identity)
-    for some in run.in_memory([((site,), name) for site in sites for name in where]):
+    for some in run.in_memory([((site,), name) for site in sites for name in where], n_random):
         for patched in _estimates(run, some, where, n_random, seed):
             table.cell("attribute", patched)
     return table.frame(correction)

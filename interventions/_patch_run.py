@@ -82,6 +82,8 @@ class PatchRun:
         if not len(inside):
             raise ValueError(f"no pair of split {split!r}; there are {sorted(set(pairs.cases['split']))}")
         self.model, self.split, self.keep_bytes = model, split, keep_bytes
+        if next(model.parameters()).device.type == "cpu":
+            options = {"batch_tokens": 2**11} | options  # what fits into its caches is done in two thirds of the time
         self.given, self._metric = pairs, metric or answer_difference(pairs)
         self.metric = getattr(self._metric, "__name__", "metric")
         self._load(inside, options)
@@ -169,7 +171,7 @@ class PatchRun:
         for site in {site for sites, _ in cells for site in sites}:
             check_editable(self.model, site, _unchanged)
         out: dict[str, list[Patched]] = {direction: [] for direction in directions}
-        for some in self.in_memory(cells):
+        for some in self.in_memory(cells, n_random):
             acts = {name: self.read(name, _sites(some)) for name in self.runs}
             at = {name: self.touched(where[name]) for name in dict.fromkeys(name for _, name in some)}
             for direction in directions:
@@ -205,10 +207,13 @@ class PatchRun:
         touched[At(_unchanged, positions).places(torch.arange(len(self)), self.pairs.lengths)] = 1
         return touched[..., None]
 
-    def in_memory(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-        """The cells, as many at a time as fit into `keep_bytes` with the activations of both runs at their sites."""
-        widest = max(width_of(self.model, site) or self.model.cfg.d_model for site in _sites(cells))
-        most = self.keep_bytes // (8 * self.pairs.clean.numel() * widest)
+    def in_memory(self, cells: Sequence[Cell], n_random: int) -> Iterator[list[Cell]]:
+        """The cells, as many at a time as fit into `keep_bytes` with the activations of both runs at their sites and
+        the random rotations (of one site, if that is more)."""
+        widths = [[width_of(self.model, s) or self.model.cfg.d_model for s in (whole(site), site)]
+                  for site in _sites(cells)]
+        most = self.keep_bytes // max(8 * self.pairs.clean.numel() * of_all + 8 * n_random * own**2
+                                      for of_all, own in widths)
         some: list[Cell] = []
         for cell in cells:
             if some and len({whole(site) for site in _sites([*some, cell])}) > most:

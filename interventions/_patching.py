@@ -54,8 +54,8 @@ def activation_patching(
     `null`, 0. The rows `clean` and `corrupted` are the metric of the unedited runs, `no_gap` counts the pairs that were
     left out.
 
-    Blocks below the patched one are computed once per prompt. Activations of both runs are held for as many sites at
-    a time as fit into 1 GiB (`keep_bytes` of a `PatchRun`).
+    Blocks below the patched one are computed once per prompt. Activations of both runs, and the rotations, are held for
+    as many sites at a time as fit into 1 GiB (`keep_bytes` of a `PatchRun`).
 
     Args:
         model: A model, or the `PatchRun` of these pairs, so that several calls share it (metric and split are its own).

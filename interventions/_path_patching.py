@@ -92,10 +92,11 @@ def path_patching(
     _check_additive(run, {sender.layer for sender in senders})
     ((name, at),) = run.where([positions]).items()
     table, subset = PatchTable(run, seed, identity), f"to {'+'.join(map(str, receivers))}"
+    held: dict[str, dict[Site, Tensor]] = {direction: {} for direction in directions}
     with _inputs_open(run.model, receivers):
         for direction in directions:
             for sender in senders:
-                change, size = written(run, direction, sender, at)
+                change, size = written(run, direction, sender, at, held[direction])
                 drawn = random_like({sender: change}, n_random, seed) if n_random else []
                 edits = [steer(change), *(arm[sender] for arm in drawn)]
                 reached = [r for r in receivers if _above(run.model, sender, r)]
@@ -103,13 +104,14 @@ def path_patching(
     return table.frame(correction)
 
 
-def written(run: PatchRun, direction: str, sender: Site, positions: Positions
+def written(run: PatchRun, direction: str, sender: Site, positions: Positions, held: dict[Site, Tensor]
             ) -> tuple[Float[Tensor, "token d_model"], tuple[float, float]]:
     """What a sender writes to the stream in the other run less what it writes in the base run, by token (case * longest
-    prompt + position), zero beyond `positions`; and its size beside the whole write (of a head, of all heads)."""
+    prompt + position), zero beyond `positions`; and its size beside the whole write (of a head, of all heads). Writes
+    of the base run are kept in `held`."""
     base, source = DIRECTIONS[direction]
     out = Site("attn_out", sender.layer) if sender.stream == "z" else sender
-    before = run.read(base, [out])[out]
+    before = held[out] if out in held else held.setdefault(out, run.read(base, [out])[out])
     if sender.stream == "z":
         patch = patch_from(run.read(source, [sender])[sender].flatten(0, 1))
         after = run.runs[base].read([out], {sender: At(patch, None, "token")})[out]

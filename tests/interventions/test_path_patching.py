@@ -98,7 +98,7 @@ def test_what_all_writers_send_adds_up_to_the_whole_difference(models, name):
     family, pairs = models(name), make_pairs([5, 5, 4])
     run, total = PatchRun(family, pairs, gap_metric(family, pairs)), 0
     for writer in (Site("resid_pre", 0), *head_sites(family), *block_sites(family, ["mlp_out"])):
-        total = total + written(run, "denoise", writer, None)[0]
+        total = total + written(run, "denoise", writer, None, {})[0]
     end = Site("resid_post", N_LAYERS - 1)
     whole = run.read("clean", [end])[end] - run.read("corrupted", [end])[end]
     torch.testing.assert_close(total, whole.flatten(0, 1), atol=1e-4, rtol=1e-4)
