@@ -14,7 +14,7 @@ from probing._subspaces import Subspace
 from tasks._prompts import Counterfactuals, LabelledPrompts
 
 from ._arms import Arms, Controls, Directions, EditAt
-from ._doses import Reference, dose_grid
+from ._doses import AT_KL, Reference, dose_grid
 from ._edits import steer
 from ._effect_rows import EffectRows, row_context
 from ._last_token import Edits
@@ -50,6 +50,7 @@ def effect(
     outcome: str | None = None,
     planned: float | int | None = None,
     curve: bool = False,
+    at_kl: float = AT_KL,
     split: str = "report",
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
@@ -94,6 +95,7 @@ def effect(
         outcome: The metric of contrasts, curve and nie; the score, unless given.
         planned: The dose whose outcome is held against every control (see `contrast_rows`).
         curve: Sum up the dose-response curve (see `curve_rows`).
+        at_kl: Side effect, in nats, at which edits are compared: the default doses hold the one that costs as much.
         split: Which cases: `choose` or `report`. Layers and doses are picked on the former only.
         identity: Overrides for columns such as task, model, revision, model_hash, data_hash, positions; else taken from
             the model and the cases.
@@ -116,7 +118,7 @@ def effect(
             raise ValueError(f"with a subspace effect sets {', '.join(given)} itself; leave them out, or pass cases "
                              "and directions")
         return steer_along(model, cases, directions, alphas=alphas, unit=unit, probe=probe, positions=positions,
-                           n_random=n_random, seed=seed, identity=identity)
+                           at_kl=at_kl, n_random=n_random, seed=seed, identity=identity)
     if isinstance(cases, LabelledPrompts):
         raise ValueError("labelled prompts go with a subspace, effect(model, prompts, probe.write); directions and "
                          "edits want counterfactual cases, such as tasks.othello.cases()")
@@ -127,7 +129,7 @@ def effect(
     run = on_split(model, cases, split, positions)
     measures = Measures(run, cases, score, metrics)
     arm = Arms(run, cases, measures, make, sites, directions, positions)
-    alphas = dose_grid(arm.price) if alphas is None else list(alphas)
+    alphas = dose_grid(arm.price, at=at_kl) if alphas is None else list(alphas)
     _check_summary(measures.names, outcome, planned, alphas)
     found = arm.measure(alphas, Controls(n_random, others or {}, arms or {}, other_layers, other_positions,
                                          random_init), references, seed)
@@ -146,7 +148,7 @@ def effect(
     if "full_patch" in found.fixed:
         nie_rows(rows, found, which, alphas, cases.cases["becomes"].to_numpy()[run.rows.numpy()])
     if curve:
-        dose_curve_rows(rows, found, which, alphas)
+        dose_curve_rows(rows, found, which, alphas, at_kl)
     return results_frame(rows.rows)
 
 

@@ -95,9 +95,10 @@ def nie_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequence[flo
                       **columns)
 
 
-def dose_curve_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int]) -> None:
+def dose_curve_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int],
+                    at_kl: float) -> None:
     """The curve of a metric and of its price in numbers."""
     two = [which, found.names.index("kl")]
     values = found.edited[..., two].transpose(2, 0, 1)
     draws = np.stack([bands["random_direction"][..., two] for bands in found.bands], 1).transpose(3, 1, 0, 2)
-    curve_rows(rows, alphas, found.names[which], values, draws, found.unedited["null"][:, two].T)
+    curve_rows(rows, alphas, found.names[which], values, draws, found.unedited["null"][:, two].T, at_kl)

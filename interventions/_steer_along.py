@@ -16,7 +16,7 @@ from probing._subspaces import Subspace
 from probing._sweep import readable_labels
 from tasks._prompts import Counterfactuals, LabelledPrompts
 
-from ._doses import Reference, unit_vectors
+from ._doses import AT_KL, Reference, unit_vectors
 from ._edits import patch_from
 from ._last_token import LastToken
 from ._metrics import ANSWER_METRICS, set_error
@@ -42,6 +42,7 @@ def steer_along(
     unit: str | None = None,
     probe: str | None = None,
     positions: Positions = -1,
+    at_kl: float = AT_KL,
     n_cases: int = 200,
     n_random: int = 20,
     seed: int = 0,
@@ -64,7 +65,7 @@ def steer_along(
         site, label: Where and what; by default what the probe says.
         answers: Token ids right for class 0 and class 1, for prompts whose task has no cases.
         unrelated: Prompts on which side effects are measured; by default the test examples.
-        alphas, unit, positions, n_random, seed, identity: As in `effect`; `unit` is `sd` for a label without classes.
+        alphas, unit, positions, at_kl, n_random, seed, identity: As in `effect`; `unit` is `sd` for a label without classes.
     Raises:
         ValueError: Neither the subspace nor the call says site and label; another width than the site.
     """
@@ -97,7 +98,7 @@ def steer_along(
         arms=_full_patch(model, cases, prompts, site, seed) if last else {},
         metrics=list(ANSWER_METRICS) if told else NO_ANSWERS, outcome="log_odds" if told else "kl",
         planned=1.0 if alphas is None or 1 in alphas else None, curve=alphas is None or max(alphas) > 0,
-        score=set_error if told else None, **study)
+        at_kl=at_kl, score=set_error if told else None, **study)
     rest = unrelated or replace(prompts, examples=prompts.examples[prompts.rows("test")], subsets={})
     doses = sorted(table["alpha"].dropna().unique().tolist())
     prices = side_effects(model, rest, directions, alphas=doses, intervention="steer", label=label, n_prompts=n_cases,
