@@ -14,7 +14,7 @@ _WHERE = {
     "absolute_vs_relative": "_plots", "accuracy_by_layer": "_plots", "accuracy_by_position": "_plots",
     "accuracy_by_square": "_boards", "dose_curves": "_effect_plots", "dose_response": "_plots",
     "edit_picture": "_boards", "erased_answers": "_effect_plots", "erasure_by_layer": "_effect_plots",
-    "layer_dose_map": "_effect_plots", "pareto": "_effect_plots", "position_map": "_effect_plots",
+    "layer_dose_map": "_effect_maps", "pareto": "_effect_plots", "position_map": "_effect_maps",
     "position_picture": "_boards", "readout_mediator_plot": "_mediator_plot", "saliency_picture": "_boards",
     "specificity_by_layer": "_plots", "verdicts": "_verdicts", "window_heatmap": "_plots", "write_report": "_report",
 }  # loaded when first used: the command line's --help waits for none of them

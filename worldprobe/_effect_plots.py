@@ -1,4 +1,4 @@
-"""Pictures of edits: what they do at every layer and dose, what they cost, and where in the prompt it happens.
+"""Pictures of edits: what they do at every dose, what they cost, and what erasing leaves.
 
 Every function takes the results table of one label and returns a figure, as in `worldprobe._plots`. A colour is a
 direction; a marker is an edit. Grey is chance: bands run from the 5th to the 95th percentile of the random directions.
@@ -10,59 +10,27 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
-from worldprobe._ink import BAD, GRID, INK, MARKERS, MUTED, PAPER, SERIES, Plot, name_lines, plot, words
-from worldprobe._plots import LEVELS, colour_bar, heat
+from worldprobe._ink import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Plot, name_lines, plot, words
+from worldprobe._plots import LEVELS
 from worldprobe._rows import UNITS, control_name, lower_is_better, metric_name, pick, require
 from worldprobe._verdicts import NECESSITY, chosen_edit
 
-STREAMS = {"resid_pre": "stream before the block", "resid_post": "stream after the block", "attn_out": "attention",
-           "mlp_out": "MLP"}
 ARM = ["intervention", "probe", "layer", "layer_end"]
-
-
-def layer_dose_map(table: pd.DataFrame, intervention: str, metric: str = "set_error", split: str = "choose") -> Plot:
-    """One panel per direction: the metric at every layer and dose, on the cases set aside; framed, what was chosen."""
-    rows = pick(table, intervention=intervention, metric=metric, control=None, split=split, subset="all")
-    rows = require(rows[rows["layer"] == rows["layer_end"]], table, f"single layers edited by {intervention!r}",
-                   "intervention", "metric", "split")
-    names = list(rows["probe"].unique())
-    layers, low = sorted(rows["layer"].unique(), reverse=True), lower_is_better(metric)
-    widest = rows.groupby("probe")["alpha"].nunique().max()
-    size = (1.1 + len(names) * max(1.5, 0.46 * widest), 1.35 + 0.36 * len(layers))
-    figure, axes = plot(rows, len(names), size=size)
-    limits = (min(0.0, rows["value"].min()), max(rows["value"].max(), 1e-9))
-    for ax, name in zip(axes, names, strict=True):
-        here = pick(rows, probe=name)
-        doses = sorted(here["alpha"].unique())
-        grid = here.pivot(index="layer", columns="alpha", values="value").reindex(index=layers, columns=doses)
-        mesh = heat(ax, grid.to_numpy(float), digits=1 if limits[1] >= 1 else 2, dark_is_low=low, limits=limits)
-        ax.set_ylim(len(layers) - 0.5, -0.5)
-        ax.set_aspect("auto")
-        best = here.sort_values(["value", "alpha"], ascending=[low, True], kind="stable").iloc[0]
-        corner = doses.index(best["alpha"]) - 0.5, layers.index(best["layer"]) - 0.5
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec=BAD, lw=2.2, zorder=5))
-        ax.set_title(words(name), size=9, color=INK)
-        ax.set_xticks(range(len(doses)), [f"{dose:g}" for dose in doses])
-        ax.set_yticks(range(len(layers)), [str(layer) for layer in layers] if ax is axes[0] else [])
-    axes[0].set_ylabel("layer")
-    unit = rows["unit"].iloc[0]
-    figure.supxlabel(words(f"dose α ({UNITS.get(unit, unit)})"), size=9, color=INK)
-    colour_bar(figure, mesh, axes, metric_name(metric).replace(" (", "\n("))
-    return figure
 
 
 def dose_curves(table: pd.DataFrame, intervention: str, metric: str = "set_error", side: str = "kl") -> Plot:
     """Above, the metric against the dose on the reported cases, a line per direction at the layers chosen for it;
-    below, on the same axis, what it costs. Left of zero the same change is subtracted (the sign flip).
+    below, on the same axis, what it costs; dashed, on prompts that it was not made for, where that was measured. Left
+    of zero the same change is subtracted (the sign flip).
 
     The band and the other controls are those of the edit that did best on the cases set aside.
     """
     edit = chosen_edit(table, intervention, metric)
     rows = pick(table, intervention=intervention, split="report", subset="all", metric=[metric, side])
     rows = require(rows, table, f"reported edits {intervention!r}", "intervention", "metric", "split")
-    figure, axes = plot(rows, 2, size=(6.6, 6.4), stacked=True)
+    elsewhere = pick(table, intervention=intervention, split="report", subset="unrelated", metric=side, control=None)
+    figure, axes = plot(pd.concat([rows, elsewhere]), 2, size=(6.6, 6.4), stacked=True)
     for ax, name in zip(axes, (metric, side), strict=True):
         here = pick(rows, metric=name)
         ends = [_band(ax, _of(here, edit, "random_direction"))]
@@ -70,6 +38,9 @@ def dose_curves(table: pd.DataFrame, intervention: str, metric: str = "set_error
             flipped = _of(here, line.iloc[0], "sign_flip")
             line = pd.concat([flipped.assign(alpha=-flipped["alpha"]), _level(here, "null").assign(alpha=0.0), line])
             ends.append(_curve(ax, line, str(probe), SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]))
+            if name == side and len(away := pick(elsewhere, probe=probe)):
+                away = pd.concat([_level(here, "null").assign(alpha=0.0), away])
+                _curve(ax, away, "", SERIES[i % len(SERIES)], "", (0, (4, 1.6)))
         if name == metric:
             others = [c for c in pick(here, probe=edit["probe"])["control"].dropna().unique()
                       if c not in (*LEVELS, "random_direction", "sign_flip") and "direction" not in c]
@@ -113,7 +84,7 @@ def pareto(table: pd.DataFrame, price: float, metric: str = "set_error", side: s
         points = _points(line, metric, side)
         ax.plot(points["side"], points["value"], ".", color=MUTED, ms=5, alpha=0.6, zorder=1)
     ax.axvline(price, color=INK, lw=1.1, ls=(0, (4, 2)), zorder=2)
-    ax.set_xlabel(words(metric_name(side)))
+    ax.set_xlabel(words(side_name(table, side)))
     ax.set_ylabel(words(metric_name(metric)))
     _air(ax)
     ax.set_xlim(left=-0.02 * ax.get_xlim()[1])
@@ -160,6 +131,13 @@ def at_price(table: pd.DataFrame, price: float, metric: str = "set_error", side:
         found.append(points.iloc[0].to_dict() | dict(zip(names, there, strict=True)))
     order = pd.DataFrame(found).sort_values("value", ascending=lower_is_better(metric), kind="stable")
     return order.reset_index(drop=True)
+
+
+def side_name(table: pd.DataFrame, side: str = "kl") -> str:
+    """The side effect in words: on which prompts."""
+    name, _, unit = metric_name(side).partition(" (")
+    where = "on other prompts" if _elsewhere(table, side) else "on these prompts"
+    return f"{name.partition(' from ')[0]} {where} ({unit}"
 
 
 def common_price(table: pd.DataFrame, metric: str = "set_error", side: str = "kl") -> float:
@@ -223,53 +201,17 @@ def erased_answers(table: pd.DataFrame, metric: str = "accuracy") -> Plot:
     return figure
 
 
-def position_map(table: pd.DataFrame, intervention: str, metric: str = "nie", level: float = 0.05) -> Plot:
-    """The metric when one layer is edited at one position, a panel per stream: layers upwards, positions from left to
-    right. Hatched cells are not significant: `p_adjusted` is not below `level`, or, without one, the interval holds 0.
-    """
-    rows = pick(table, metric=metric, intervention=intervention, control=None, split="report")
-    rows = require(rows, table, f"{metric} of {intervention!r}", "intervention", "metric", "split")
-    rows = rows.assign(place=_places(rows))
-    order, layers = list(rows["place"].unique()), sorted(rows["layer"].unique(), reverse=True)
-    streams = list(rows["stream"].unique())
-    width = max(0.5 * len(order), 1.5)
-    figure, axes = plot(rows.drop(columns="place"), len(streams), (1.7 + width * len(streams), 1.4 + 0.4 * len(layers)))
-    limits = min(0.0, rows["value"].min()), max(rows["value"].max(), 1e-9)
-    for ax, stream in zip(axes, streams, strict=True):
-        here = pick(rows, stream=stream)
-        grid = here.pivot(index="layer", columns="place", values="value").reindex(index=layers, columns=order)
-        mesh = heat(ax, grid.to_numpy(float).round(2) + 0.0, limits=limits)  # + 0.0: no -0.00
-        ax.set_aspect("auto")
-        for row in here.itertuples():
-            if not significant(row, level):
-                corner = order.index(row.place) - 0.5, layers.index(row.layer) - 0.5
-                ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", ec=MUTED, lw=0, alpha=0.45, zorder=1.5))
-        ax.set_title(words(STREAMS.get(stream, stream)), size=9, color=INK)
-        ax.set_xticks(range(len(order)), [words(name) for name in order])
-        ax.set_yticks(range(len(layers)), [str(layer) for layer in layers] if ax is axes[0] else [])
-    axes[0].set_ylabel("layer")
-    figure.supxlabel("position in the prompt (-1: the last token)", size=9, color=INK)
-    colour_bar(figure, mesh, axes, metric_name(metric).replace(" (", "\n("))
-    return figure
-
-
-def _places(rows: pd.DataFrame) -> pd.Series:
-    """Where in the prompt each row acts: column `positions`, or the subset `pos=-1`."""
-    if "positions" in rows and rows["positions"].notna().all():
-        return rows["positions"]
-    return rows["subset"].str.removeprefix("pos=")
-
-
-def significant(row, level: float = 0.05) -> bool:
-    """Whether a cell differs from nothing: by its corrected p-value, else by its interval."""
-    if pd.notna(row.p_adjusted):
-        return bool(row.p_adjusted < level)
-    return bool(row.ci_low > 0 or row.ci_high < 0)
+def _elsewhere(table: pd.DataFrame, side: str = "kl") -> bool:
+    """Whether the side effect was measured on prompts that the edits were not made for."""
+    return len(pick(table, metric=side, subset="unrelated", control=None)) > 0
 
 
 def _writes(table: pd.DataFrame, metric: str, side: str) -> pd.DataFrame:
+    """The rows of both metrics; the side effect on prompts that the edit was not made for, where that was measured."""
     verbs = [v for v in table["intervention"].dropna().unique() if v not in NECESSITY]
-    rows = pick(table, intervention=verbs, metric=[metric, side], split="report", subset="all")
+    rows = pick(table, intervention=verbs, metric=[metric, side], split="report")
+    price = pick(rows, metric=side, subset="unrelated" if _elsewhere(rows, side) else "all")
+    rows = pd.concat([pick(rows, metric=metric, subset="all"), price])
     both = rows.groupby("intervention")["metric"].transform("nunique") == 2
     return require(rows[both & rows["alpha"].notna()], table, f"edits with {metric} and {side}", "intervention",
                    "metric", "split")

@@ -23,6 +23,7 @@ from interventions import (
     project_out,
     readout_mediator,
     set_error,
+    side_effects,
     window_map,
 )
 from interventions._erasers import Eraser
@@ -77,13 +78,16 @@ class Bench:
                           alphas=m.doses(self.quick), within=None if windows else 1, **self.arm(m))
 
     def report(self, m: Method, dose: Dose, others: Mapping[str, Handles]) -> pd.DataFrame:
-        """Every dose with its controls, where it was chosen, on the cases kept for reporting; an erasure at every
-        layer by itself too."""
+        """Every dose with its controls, where it was chosen, on the cases kept for reporting, and what it costs on
+        prompts that it was not made for; an erasure at every layer by itself too."""
         if not m.removes:
-            return effect(self.run, self.cases, sites=dose.sites, alphas=m.doses(self.quick), planned=dose.alpha,
-                          others=self.handles.others(self.seed, others),
-                          arms={"full_patch": {site: patch_from(self._sources[site]) for site in dose.sites}},
-                          **self.arm(m))
+            on = {"sites": dose.sites, "alphas": m.doses(self.quick), **self.arm(m)}
+            sources = {site: patch_from(self._sources[site]) for site in dose.sites}
+            table = effect(self.run, self.cases, planned=dose.alpha, others=self.handles.others(self.seed, others),
+                           arms={"full_patch": sources}, **on)
+            price = side_effects(self.model, self.prompts, label=self.claim.label, n_cases=len(self.cases),
+                                 n_prompts=len(self.cases) // 2, n_random=N_RANDOM, **on)
+            return pd.concat([table, price], ignore_index=True)
         places = [[site] for site in self.sites] + ([dose.sites] if len(dose.sites) > 1 else [])
         tables = []
         for sites in places:

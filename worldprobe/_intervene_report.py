@@ -9,15 +9,8 @@ import pandas as pd
 
 from interventions import verdict
 
-from ._effect_plots import (
-    at_price,
-    common_price,
-    dose_curves,
-    erased_answers,
-    erasure_by_layer,
-    layer_dose_map,
-    position_map,
-)
+from ._effect_maps import layer_dose_map, position_map
+from ._effect_plots import at_price, common_price, dose_curves, erased_answers, erasure_by_layer, side_name
 from ._effect_plots import pareto as pareto_plot
 from ._intervene import PATCHING, Study
 from ._intervene_arms import VERBS
@@ -118,8 +111,9 @@ def _writing(table: pd.DataFrame, verbs: list[str]) -> Iterator[Exhibit]:
         if rows[rows["split"] == "report"]["alpha"].nunique() > 1:
             yield Exhibit(f"{verb}: dose and response", dose_curves(table, verb),
                           "Cases kept for reporting, each direction at the layers chosen for it. Above: what it does; "
-                          "below: what it costs, the divergence of the next token from the unedited model. Left of "
-                          "zero the same change is subtracted. Ringed: the chosen edit. "
+                          "below: what it costs, the divergence of the next token from the unedited model on these "
+                          "prompts (solid) and, at the last token but one, on others (dashed). Left of zero the same "
+                          "change is subtracted. Ringed: the chosen edit. "
                           f"{_counts(pick(rows, split='report'), GROUPS)} {interval} {BAND.format(n=N_RANDOM)}")
 
 
@@ -130,6 +124,7 @@ def price_section(table: pd.DataFrame) -> Section:
     rows = pick(table, metric="set_error", control=None, split="report")
     exhibit = Exhibit(
         "Effect against side effect", pareto_plot(table, price),
+        f"Side effect: the {side_name(table)}, where the edit was made at their last token but one. "
         f"Left: every edit and direction, dose by dose, from no edit on; grey dots: random directions of the same "
         f"lengths; dotted: no edit. At the same price lower is better. Dashed: {price:.3g} nats, the largest price "
         "of the median edit. Right: each where it first reaches that price, between two doses on the line between them "
@@ -138,7 +133,7 @@ def price_section(table: pd.DataFrame) -> Section:
         f"{BAND.format(n=N_RANDOM).replace('band', 'bars')}")
     shown = pd.DataFrame({
         "edit": best["intervention"], "direction": best["probe"], "where": [site_name(r) for _, r in best.iterrows()],
-        "dose": best["alpha"], "KL (nats)": best["side"], "error": [cell(r) for _, r in best.iterrows()],
+        "dose": best["alpha"], side_name(table): best["side"], "error": [cell(r) for _, r in best.iterrows()],
         "random directions (5–95 %)": [with_interval(r.band, r.band_low, r.band_high) for r in best.itertuples()]})
     text = (f"At equal side effect, {best['intervention'].iloc[0]} along {best['probe'].iloc[0]} does most: error "
             f"{cell(best.iloc[0])}.")

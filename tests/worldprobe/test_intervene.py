@@ -18,6 +18,7 @@ import tasks
 from probing import read_results
 from tasks import decoy
 from worldprobe import _cli, _intervene
+from worldprobe import _effect_maps as maps
 from worldprobe import _effect_plots as plots
 from worldprobe._ink import to_svg
 from worldprobe._intervene_report import in_words, verdicts_of
@@ -78,6 +79,7 @@ def test_the_results_are_valid_and_hold_every_part(done):
     steer = pick(table, intervention="steer", label="end", metric="set_error")
     assert {"null", "clean", "random_direction", "sign_flip", "shuffled_labels", "other_label:mark",
             "full_patch"} <= set(steer["control"].dropna())
+    assert {"kl", "loss", "perplexity_ratio"} <= set(pick(table, intervention="steer", subset="unrelated")["metric"])
 
 
 def test_the_report_shows_every_figure_with_its_data(done):
@@ -199,10 +201,10 @@ def test_the_words_follow_the_states(rows):
 
 
 def drawn(rows, study):
-    return {"map": plots.layer_dose_map(rows["end"], "steer"), "doses": plots.dose_curves(rows["end"], "steer"),
+    return {"map": maps.layer_dose_map(rows["end"], "steer"), "doses": plots.dose_curves(rows["end"], "steer"),
             "pareto": plots.pareto(rows["end"], plots.common_price(rows["end"])),
             "erased": plots.erasure_by_layer(rows["end"]), "answers": plots.erased_answers(rows["end"]),
-            "positions": plots.position_map(study.table, "denoise")}
+            "positions": maps.position_map(study.table, "denoise")}
 
 
 def test_figures_are_the_same_every_time_and_carry_their_rows(rows, study):
@@ -214,7 +216,7 @@ def test_figures_are_the_same_every_time_and_carry_their_rows(rows, study):
 
 
 def test_the_dose_map_frames_what_was_chosen(rows, study):
-    figure = plots.layer_dose_map(rows["end"], "steer")
+    figure = maps.layer_dose_map(rows["end"], "steer")
     (frame,), dose = figure.axes[0].patches, study.chosen["end"]["steer-mass_mean.write"]
     doses = [float(t.get_text()) for t in figure.axes[0].get_xticklabels()]
     layers = [int(t.get_text()) for t in figure.axes[0].get_yticklabels()]
@@ -233,32 +235,36 @@ def test_doses_run_from_the_subtracted_edit_through_none_to_the_edit_with_the_pr
 
 def test_edits_are_compared_where_their_line_first_reaches_the_price(rows):
     table = pick(rows["end"], intervention="steer")
-    own = pick(table, control=None, split="report").set_index(["metric", "alpha"])["value"]
-    price = own["kl", 0.5] / 2  # half way from no edit to the first dose
+    own = pick(table, control=None, split="report", metric="set_error").set_index("alpha")["value"]
+    cost = pick(table, control=None, metric="kl", subset="unrelated").set_index("alpha")["value"]
+    price = cost[0.5] / 2  # half way from no edit to the first dose
     (row,) = plots.at_price(table, price).itertuples()
-    assert row.alpha == pytest.approx(0.25) and row.value == pytest.approx((2.0 + own["set_error", 0.5]) / 2)
+    assert row.alpha == pytest.approx(0.25) and row.value == pytest.approx((2.0 + own[0.5]) / 2)
     assert row.ci_low <= row.value <= row.ci_high and row.band_low <= row.band <= row.band_high
-    assert plots.common_price(table) == own["kl"].max()
-    exact = plots.at_price(table, own["kl", 0.5]).iloc[0]
-    assert (exact["alpha"], exact["value"]) == (0.5, pytest.approx(own["set_error", 0.5]))
+    assert plots.common_price(table) == cost.max()
+    exact = plots.at_price(table, cost[0.5]).iloc[0]
+    assert (exact["alpha"], exact["value"]) == (0.5, pytest.approx(own[0.5]))
     most = plots.at_price(table, 1e6).iloc[0]  # nothing costs so much: where it costs most
-    assert most["side"] == own["kl"].max() and most["alpha"] == own["kl"].idxmax()
+    assert most["side"] == cost.max() and most["alpha"] == cost.idxmax()
+    assert plots.side_name(table) == "KL on other prompts (nats)"
+    here = pick(table, subset="all")
+    assert plots.side_name(here) == "KL on these prompts (nats)" and plots.common_price(here) > cost.max()
 
 
 def test_cells_that_are_not_significant_are_hatched(study):
-    figure = plots.position_map(study.table, "denoise")
+    figure = maps.position_map(study.table, "denoise")
     shown = pick(study.table, intervention="denoise", metric="nie", control=None)
     hatched = sum(patch.get_hatch() is not None for ax in figure.axes for patch in ax.patches)
     assert hatched == (shown["p_adjusted"] >= 0.05).sum() and 0 < hatched < len(shown)
     one = shown.iloc[0]
-    assert plots.significant(one) == (one["p_adjusted"] < 0.05)
+    assert maps.significant(one) == (one["p_adjusted"] < 0.05)
     bare = one.copy()
     bare["p_adjusted"], bare["ci_low"], bare["ci_high"] = np.nan, 0.1, 0.2
-    assert plots.significant(bare)
+    assert maps.significant(bare)
     bare["ci_low"] = -0.1
-    assert not plots.significant(bare)
+    assert not maps.significant(bare)
 
 
 def test_a_figure_without_rows_says_what_there_is(rows):
     with pytest.raises(KeyError, match=r"single layers edited by 'flip'; it has intervention: .*steer"):
-        plots.layer_dose_map(rows["end"], "flip")
+        maps.layer_dose_map(rows["end"], "flip")
