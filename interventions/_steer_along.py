@@ -65,7 +65,8 @@ def steer_along(
         site, label: Where and what; by default what the probe says.
         answers: Token ids right for class 0 and class 1, for prompts whose task has no cases.
         unrelated: Prompts on which side effects are measured; by default the test examples.
-        alphas, unit, positions, at_kl, n_random, seed, identity: As in `effect`; `unit` is `sd` for a label without classes.
+        alphas, unit, positions, at_kl, n_random, seed, identity: As in `effect`; `unit` is `sd` for a label without
+            classes.
     Raises:
         ValueError: Neither the subspace nor the call says site and label; another width than the site.
     """
