@@ -59,8 +59,9 @@ def fit_and_choose(choices: Candidates, X: Float[ndarray, "example feature"], ar
         X: States or features of all examples.
         arms: Questions about these examples, with the same splits.
     """
-    train, held = arms[0].train, arms[0].held
-    fitted = fit_columns(choices, X[train], [arm.Y[train] for arm in arms], arms[0].groups[train])
+    train, watched, held = arms[0].train, arms[0].splits["validation"], arms[0].held
+    fitted = fit_columns(choices, X[train], [arm.Y[train] for arm in arms], arms[0].groups[train],
+                         (X[watched], [arm.Y[watched] for arm in arms]))
     X = X[held]
     return [_choose(probes, X, arm) for probes, arm in zip(fitted, arms, strict=True)]
 
@@ -70,15 +71,19 @@ def fit_columns(
     X: Float[ndarray, "train feature"],
     answers: Sequence[Shaped[ndarray, "train target"]],
     groups: Shaped[ndarray, " train"],
+    watched: tuple[Float[ndarray, "validation feature"], Sequence[Shaped[ndarray, "validation target"]]] | None = None,
 ) -> list[list[Any]]:
     """Each candidate fitted on each of the answers: [answer][candidate].
 
     A probe that solves every target by itself takes all answers as columns of one solve, and all penalties where it
     allows one for each column. A probe whose `fit` takes groups (to choose its penalty without help from the same
-    group) is given them.
+    group) is given them; one that takes `validation` (to stop where it is best there) is given `watched`, rows and
+    each answer to them, unless they hold labels that training does not.
     """
     if not stacks(choices):
-        return [[_fit(choice, X, Y if Y.shape[1] > 1 else Y[:, 0], groups) for choice in choices] for Y in answers]
+        pairs = [(watched[0], _one_or_many(V)) for V in watched[1]] if watched else [None] * len(answers)
+        return [[_fit(choice, X, _one_or_many(Y), groups, pair) for choice in choices]
+                for Y, pair in zip(answers, pairs, strict=True)]
     whole = np.concatenate(answers, axis=1)
     ends = np.cumsum([Y.shape[1] for Y in answers])
     parts = [slice(end - Y.shape[1], end) for Y, end in zip(answers, ends, strict=True)]
@@ -98,8 +103,17 @@ def stacks(choices: Candidates) -> bool:
                for choice in choices)
 
 
-def _fit(choice: BaseEstimator, X: ndarray, Y: ndarray, groups: ndarray) -> Any:
-    return clone(choice).fit(X, Y, **({"groups": groups} if has_fit_parameter(choice, "groups") else {}))
+def _fit(choice: BaseEstimator, X: ndarray, Y: ndarray, groups: ndarray,
+         watched: tuple[ndarray, ndarray] | None = None) -> Any:
+    more: dict[str, Any] = {"groups": groups} if has_fit_parameter(choice, "groups") else {}
+    if watched and has_fit_parameter(choice, "validation") and np.isin(watched[1], Y).all():
+        more["validation"] = watched
+    return clone(choice).fit(X, Y, **more)
+
+
+def _one_or_many(Y: Shaped[ndarray, "example target"]) -> ndarray:
+    """As scikit-learn asks: one target without its axis."""
+    return Y if Y.shape[1] > 1 else Y[:, 0]
 
 
 def _differ_in_penalty(choices: Candidates) -> bool:

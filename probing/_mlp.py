@@ -15,10 +15,14 @@ from ._classifier import SoftmaxScores
 class MLPProbe(SoftmaxScores):
     """Linear-ReLU-Linear with one hidden layer shared by all targets, softmax per target.
 
+    `sweep` gives it the validation split to stop on, for real and for shuffled labels alike: the latter end after a few
+    epochs, with nothing found, instead of learning the training rows by heart.
+
     Args:
         hidden: Width of the hidden layer.
         epochs, batch_size, lr: AdamW with a one-cycle learning rate; inputs are standardised on the training rows.
         weight_decay: Decoupled, on the matrices.
+        patience: Epochs without a lower log-loss on `validation` after which the fit stops.
         seed: Of initial weights and batch order; on the CPU equal seeds give equal probes.
 
     Attributes:
@@ -26,9 +30,9 @@ class MLPProbe(SoftmaxScores):
     Source: Li et al., arXiv:2210.13382, section 3.1 (hidden width 512, Adam 1e-3, batch 1024, 16 epochs).
     """
 
-    def __init__(self, hidden=512, epochs=16, batch_size=1024, lr=3e-3, weight_decay=0.01, seed=0):
-        self.hidden, self.epochs, self.batch_size = hidden, epochs, batch_size
-        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+    def __init__(self, hidden=512, epochs=16, batch_size=1024, lr=3e-3, weight_decay=0.01, patience=4, seed=0):
+        self.hidden, self.epochs, self.batch_size, self.lr = hidden, epochs, batch_size, lr
+        self.weight_decay, self.patience, self.seed = weight_decay, patience, seed
 
     def fit(self, X, y, validation=None):
         """`validation`: rows and labels of other groups; the epoch with the lowest log-loss there is kept."""
@@ -56,8 +60,12 @@ class MLPProbe(SoftmaxScores):
                     loss.backward()
                     opt.step()
                     rate.step()
-            if validation is not None and (held := self._log_loss(*validation)) < best:
+            if validation is None:
+                continue
+            if (held := self._log_loss(*validation)) < best:
                 best, kept, self.n_epochs_ = held, copy.deepcopy((fc, out)), epoch + 1
+            elif epoch + 1 - self.n_epochs_ >= self.patience:
+                break
         self.fc_, self.out_ = (layer.requires_grad_(False) for layer in kept or (fc, out))
         return self
 

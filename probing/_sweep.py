@@ -134,7 +134,7 @@ def sweep(
         labels: Label schemes; by default all that are not shortcut predictions.
         probes: Name -> unfitted estimator with `fit(X, Y)` and `predict(X)` for many targets, or several of them, such
             as one per penalty, of which the best on validation is kept for each label and site. Classifiers are used
-            for classes, regressors for numbers.
+            for classes, regressors for numbers. A `fit` that takes `validation` is given that split, to stop on.
         sites: By default all of `acts`.
         shuffles: Draws of shuffled labels. By default 20 where they are cheap (a probe that solves all draws at once,
             up to 8 targets), else 1.

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from probing import LogisticProbe, MLPProbe, Site, best, sweep, validate
 from probing._controls import baseline_rows, surface_features
 from probing._extract import prompts_identity
-from probing._fitting import fit_columns
+from probing._fitting import fit_and_choose, fit_columns
 from probing._probe_site import SiteResult, best_of_layers_rows
 from probing._question import Question
 from probing._ridge import RidgeProbe
@@ -169,7 +169,7 @@ def test_two_probes_are_compared_on_the_same_groups(swept):
 def test_no_bit_depends_on_the_number_of_workers():
     acts, prompts = toy(n_groups=30)
     probes = {"logistic": [LogisticProbe(C=c) for c in (0.01, 1.0)], "mlp": MLPProbe(hidden=8, epochs=2)}
-    one, two, four = (sweep(acts, prompts, probes=probes, workers=w) for w in (1, 2, 4))
+    one, two, four = (sweep(acts, prompts, probes=probes, shuffles=2, workers=w) for w in (1, 2, 4))
     for other in (two, four):
         pd.testing.assert_frame_equal(one.rows, other.rows, check_exact=True)
         np.testing.assert_array_equal(one.best("z")[1].coef_, other.best("z")[1].coef_)
@@ -246,6 +246,16 @@ def test_an_mlp_reads_what_is_not_linear():
     train, test = (x[:3000], xor[:3000]), (x[3000:], xor[3000:])
     assert MLPProbe(hidden=64, epochs=40, batch_size=256, lr=0.01).fit(*train).score(*test) > 0.9
     assert LogisticProbe().fit(*train).score(*test) < 0.6
+
+
+def test_an_mlp_stops_on_validation_and_on_shuffled_labels_early():
+    acts, prompts = toy(n_groups=30)
+    question = Question.of(prompts, "z")
+    choices = [MLPProbe(hidden=64, epochs=12, batch_size=32, lr=0.01)]
+    real, shuffled = fit_and_choose(choices, acts[LAYER].numpy(), [question, *question.shuffled(1)])
+    assert shuffled.probe.n_epochs_ < real.probe.n_epochs_
+    (alone,), = fit_columns(choices, acts[LAYER].numpy(), [question.Y], question.groups)
+    assert alone.n_epochs_ == 12
 
 
 def test_equal_seeds_give_equal_mlps():
