@@ -6,8 +6,8 @@
 The bare forward is `AutoModel` (no unembedding, no key/value cache) with its default attention; it keeps nothing.
 Ours keeps the embedding and the stream after every block at every position, checks that they are finite, and is
 timed whole: planning, choosing the road, hashing the weights. So are its rivals: Hugging Face's
-`output_hidden_states`, which keeps the same, and transformer-lens' `run_with_cache` of the same hooks, which runs the
-unembedding as well. Contenders take turns, so that a busy machine slows all of them. Ratios to the bare forward are
+`output_hidden_states` and transformer-lens' `run_with_cache` of the same hooks, which runs the unembedding as well;
+both keep the same. Contenders take turns, so that a busy machine slows all of them. Ratios to the bare forward are
 those of the fastest runs, of the medians, and of the processor time of the cheapest runs, which other processes
 disturb least. What a first call does once per model (the comparison with a second copy) is timed apart.
 """
@@ -71,20 +71,25 @@ def contenders(folder: Path, n_prompts: int) -> tuple[dict[str, Callable[[], obj
     def store():
         extract(model, prompts, cache=tempfile.mkdtemp(dir=cache.name), random_init=None)
 
+    how = {"use_cache": False} if is_causal(model) else {}
+
     @torch.no_grad()
-    def forward(**keep):
+    def forward():
         for x in inputs:
-            bare(**x, **({"use_cache": False} if is_causal(model) else {}), **keep)
+            bare(**x, **how)
+
+    @torch.no_grad()
+    def hidden_states():
+        return [bare(**x, **how, output_hidden_states=True).hidden_states for x in inputs]
 
     @torch.no_grad()
     def run_with_cache():
-        for x in inputs:
-            model.run_with_cache(x["input_ids"], names_filter=lambda name: name in hooks)
+        return [model.run_with_cache(x["input_ids"], names_filter=lambda name: name in hooks)[1] for x in inputs]
 
     began = time.perf_counter()
     memory()
     return {"bare forward": forward, "extract, to memory": memory, "extract, to store": store,
-            "Hugging Face output_hidden_states": lambda: forward(output_hidden_states=True),
+            "Hugging Face output_hidden_states": hidden_states,
             "transformer-lens run_with_cache": run_with_cache}, time.perf_counter() - began
 
 
