@@ -38,7 +38,7 @@ def test_labels_planted_in_test_rows_change_neither_choice_nor_fit(columns):
 
 
 def test_shuffled_labels_score_inside_the_band_of_guessing():
-    assert np.mean([inside_band(seed) for seed in range(25)]) >= 0.96
+    assert sum(inside_band(seed) for seed in range(15)) >= 14
 
 
 def two_games(second):

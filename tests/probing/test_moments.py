@@ -39,7 +39,7 @@ def assert_equal(came: Scatter, want: Scatter, rtol=1e-10):
         assert (np.abs(a - b) <= rtol * size + 1e-300).all(), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 120), max_size=6), st.permutations(range(120)), st.randoms(use_true_random=False))
 def test_any_order_and_partition_gives_the_all_at_once_formulas(cuts, order, shuffle):
     X, Y, fold = rows()
