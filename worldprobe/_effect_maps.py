@@ -12,7 +12,7 @@ STREAMS = {"resid_pre": "stream before the block", "resid_post": "stream after t
 
 
 def layer_dose_map(table: pd.DataFrame, intervention: str, metric: str = "set_error", split: str = "choose") -> Plot:
-    """One panel per direction: the metric at every layer and dose, on the cases set aside; framed, what was chosen."""
+    """One panel per direction: the metric at every layer and dose, on the cases set aside; framed, the best."""
     rows = pick(table, intervention=intervention, metric=metric, control=None, split=split, subset="all")
     rows = require(rows[rows["layer"] == rows["layer_end"]], table, f"single layers edited by {intervention!r}",
                    "intervention", "metric", "split")

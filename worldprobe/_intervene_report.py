@@ -97,6 +97,9 @@ def label_section(study: Study, claim: Claim, table: pd.DataFrame) -> Section:
                              [_effect_table(table, erases, "set_error", GROUPS)]))
     if len(report := pick(table, intervention=["compare", "read", "ablate", "interchange"])):
         parts.append(mediator_section(report, study.sites[label]))
+    else:
+        n = claim.cases.cases["target"].nunique()
+        text.append(f"A learned subspace is about one target; these cases change {n}, so none was searched for.")
     return Section(f"{label}: {in_words(verdicts_of(table, label))}", text, subsections=parts)
 
 
@@ -106,7 +109,7 @@ def _writing(table: pd.DataFrame, verbs: list[str]) -> Iterator[Exhibit]:
         rows = pick(table, intervention=verb, metric="set_error", control=None, subset="all")
         yield Exhibit(f"{verb}: layer and dose", layer_dose_map(table, verb),
                       f"{metric_name('set_error').capitalize()} on the cases set aside for choosing, a panel per "
-                      f"direction; framed: what was chosen. {_counts(pick(rows, split='choose'), GROUPS)} The "
+                      f"direction; framed: its best layer and dose. {_counts(pick(rows, split='choose'), GROUPS)} The "
                       f"intervals are in the data: 95 %, percentile bootstrap over {GROUPS}.")
         if rows[rows["split"] == "report"]["alpha"].nunique() > 1:
             yield Exhibit(f"{verb}: dose and response", dose_curves(table, verb),
@@ -135,8 +138,9 @@ def price_section(table: pd.DataFrame) -> Section:
         "edit": best["intervention"], "direction": best["probe"], "where": [site_name(r) for _, r in best.iterrows()],
         "dose": best["alpha"], side_name(table): best["side"], "error": [cell(r) for _, r in best.iterrows()],
         "random directions (5–95 %)": [with_interval(r.band, r.band_low, r.band_high) for r in best.itertuples()]})
-    text = (f"At equal side effect, {best['intervention'].iloc[0]} along {best['probe'].iloc[0]} does most: error "
-            f"{cell(best.iloc[0])}.")
+    first = best.iloc[0]
+    beyond = "" if first["ci_high"] < first["band_low"] else ", which is not clearly more than random directions do"
+    text = f"{first['intervention']} along {first['probe']} does most: error {cell(first)}{beyond}."
     return Section("At equal side effect", text, [exhibit], [
         Table(f"Edits at a side effect of {price:.3g} nats", shown, "Between two doses, on the straight line between "
               f"them; best first. In brackets: 95 % interval, percentile bootstrap over {GROUPS}.", best)])

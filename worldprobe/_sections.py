@@ -197,7 +197,7 @@ def _effect_table(table: pd.DataFrame, verbs: Sequence[str], metric: str, groups
     for verb in verbs:
         edit, controls = _edit(table, verb, metric)
         for row in [edit, *(row for _, row in controls.iterrows())]:
-            band = row["control"] == "random_direction"
+            band = row["control"] in ("random_direction", "random_in_components", "random_subspace")
             shown.append({"edit": verb, "arm": "the edit" if pd.isna(row["control"]) else control_name(row["control"]),
                           "direction": row["probe"], "where": site_name(row), "dose": row["alpha"],
                           metric.replace("_", " "): cell(row) + (" (5–95 %)" if band else ""), "n": row["n"]})

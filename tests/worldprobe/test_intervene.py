@@ -69,6 +69,7 @@ def test_end_is_used_and_enough_and_mark_reads_but_is_neither(done, rows):
     assert "end: reads, is used and is enough" in html
     assert "mark: reads, but is not used and is not enough" in html
     assert "No answer depends on mark" in html and "random subspaces" in html
+    assert html.count("which is not clearly more than random directions do") == 1  # at equal side effect, mark
 
 
 def test_the_results_are_valid_and_hold_every_part(done):
