@@ -1,6 +1,5 @@
 """A smaller set of benchmarks/leakage.py, which runs 1,000 configurations and 200 seeds."""
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
