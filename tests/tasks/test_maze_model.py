@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import tasks
 from tasks import maze
 from tasks._rotary import RotaryDecoder, save_neox
 from tasks._training import word_tokenizer
@@ -205,3 +206,13 @@ def test_training_resumes_and_writes_a_directory_with_checkpoints_and_a_card(tmp
 def test_snapshots_are_log_spaced_and_the_same_for_longer_runs():
     assert train.snapshots(1000) == [0, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1000]
     assert train.snapshots(4000)[:-1][:11] == train.snapshots(1000)[:-1]
+
+
+def test_the_reference_model_walks_most_mazes_it_has_not_seen():
+    net = AutoModelForCausalLM.from_pretrained(tasks.reference_models()["maze"]).eval()
+    mazes = maze.random_mazes(200, 5, seed=77, reserved=True)
+    rates = maze.behaviour(lambda tokens: net(tokens).logits, mazes)
+    assert rates["exact"].mean() > 0.6 > 1.5 * rates["walker"].mean()
+    assert rates["valid"].mean() > 0.7 and rates["target"].mean() > 0.9
+    decision, chance = (np.average(rates[c].fillna(0), weights=rates["n_decisions"]) for c in ("decision", "chance"))
+    assert decision > 0.75 and decision > chance + 0.2
