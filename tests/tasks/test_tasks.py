@@ -4,10 +4,24 @@ import subprocess
 import sys
 
 import pytest
+from tiny_tokenizers import tiny
 
 import tasks
 
 SMALL = {"decoy": dict(n=60), "maze": dict(n=60), "othello": dict(n=40)}
+TEXT = {"truthfulness": "statement,label\n" + "".join(f"City{i} is in Russia.,{i % 2}\n" for i in range(60))}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Arguments that make a task small; a task of real text gets a table of its own, and a tokenizer."""
+    def arguments(name: str) -> dict:
+        if name not in TEXT:
+            return SMALL.get(name, {})
+        (tmp_path / "table.csv").write_text(TEXT[name])
+        return dict(dataset=tmp_path / "table.csv", tokenizer=tiny("byte-level"))
+
+    return arguments
 
 
 def test_othello_is_available_and_private_modules_are_not():
@@ -16,10 +30,10 @@ def test_othello_is_available_and_private_modules_are_not():
 
 
 @pytest.mark.parametrize("name", tasks.available())
-def test_every_task_loads_prompts_whose_groups_never_straddle_splits(name):
-    prompts = tasks.load(name, **SMALL.get(name, {}))
+def test_every_task_loads_prompts_whose_groups_never_straddle_splits(name, small):
+    prompts = tasks.load(name, **small(name))
     assert isinstance(prompts, tasks.LabelledPrompts)
-    assert prompts.task == name
+    assert prompts.task == (f"{name}-table" if name in TEXT else name)
     splits = prompts.examples.groupby("group")["split"].nunique()
     assert (splits == 1).all()
     assert set(prompts.examples["split"]) == {"train", "validation", "test"}
@@ -31,8 +45,8 @@ def test_every_task_loads_prompts_whose_groups_never_straddle_splits(name):
 
 
 @pytest.mark.parametrize("name", tasks.available())
-def test_the_same_seed_gives_the_same_prompts(name):
-    first, second = (tasks.load(name, **SMALL.get(name, {})) for _ in range(2))
+def test_the_same_seed_gives_the_same_prompts(name, small):
+    first, second = (tasks.load(name, **small(name)) for _ in range(2))
     assert first.tokens.equal(second.tokens)
     assert first.examples.equals(second.examples)
 
