@@ -9,7 +9,8 @@ from tiny_tokenizers import tiny
 import tasks
 
 SMALL = {"decoy": dict(n=60), "maze": dict(n=60), "othello": dict(n=40)}
-TEXT = {"truthfulness": "statement,label\n" + "".join(f"City{i} is in Russia.,{i % 2}\n" for i in range(60))}
+TEXT = {"truthfulness": "statement,label\n" + "".join(f"City{i} is in Russia.,{i % 2}\n" for i in range(60)),
+        "space_time": "name,longitude,latitude\n" + "".join(f"City{i},{3 * i},{i}\n" for i in range(60))}
 
 
 @pytest.fixture
