@@ -5,6 +5,8 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
+# a process per core, each with one thread: two threads beside another busy process crawl
+TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help demo test test-all clean
 
@@ -15,10 +17,10 @@ demo: $(STAMP)  ## the main job on the shipped Othello model; the last line is t
 	$(VENV)/bin/worldprobe run othello --quick --out runs/demo
 
 test: $(STAMP)  ## the tests, with ruff and mypy among them
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(TEST) -m "not slow"
 
 test-all: $(STAMP)  ## the tests, those that take minutes included
-	$(VENV)/bin/python -m pytest -q
+	$(TEST)
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
