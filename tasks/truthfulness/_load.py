@@ -21,8 +21,8 @@ def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None
          context: int | None = None) -> LabelledPrompts:
     """Statements with their truth, one prompt each.
 
-    Schemes, all with the one target `statement`: `truth`; `polarity` where the data sets say it (`cities` affirmative,
-    `neg_cities` negated); for conjunctions and disjunctions `first_part` and `second_part`, shortcuts of `truth`: a
+    Schemes, all with the one target `statement`: `truth`; `polarity` where data sets of both kinds are loaded together
+    (`cities` affirmative, `neg_cities` negated); for conjunctions and disjunctions `first_part` and `second_part`, shortcuts of `truth`: a
     probe may read the truth of one part alone. The data set `likely` is the control for probability: its texts end in
     the most likely token or in the 100th, its schemes are `likely` and `log_likelihood` (in nats), and not truth.
 
@@ -61,6 +61,8 @@ def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None
     rows = rows.assign(group=[" & ".join(e) for e in rows["entities"]], split=_splits(rows, seed, straddling))
     rows = rows[rows["split"] != ""].reset_index(drop=True)
     _both_labels(rows)
+    if "polarity/statement" in rows and rows["polarity/statement"].nunique() == 1:
+        rows = rows.drop(columns="polarity/statement")  # nothing to fit
     texts = rows["statement"].tolist()
     text = tokenise(tokenizer, texts, [[_end(t), _content(t)] for t in texts], bos=bos, context=context)
     places = {f"pos:{name}": text.pos[:, k] for k, name in enumerate(PLACES)}

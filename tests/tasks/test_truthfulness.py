@@ -116,6 +116,7 @@ def test_the_published_files_have_the_rows_and_the_balance_of_the_paper(name):
 def test_a_set_and_its_negations_share_their_splits_whether_loaded_together_or_apart():
     both = truthfulness.load(["cities", "neg_cities"], tiny("byte-level")).examples
     apart = pd.concat([truthfulness.load(name, tiny("byte-level")).examples for name in ("cities", "neg_cities")])
+    assert "polarity/statement" in both and "polarity/statement" not in apart
     assert len(both) == 2992 and both["split"].tolist() == apart["split"].tolist()
     assert (both.groupby("group").size() == 4).all()
     assert both.groupby("group")["truth/statement"].sum().eq(2).all()
