@@ -22,9 +22,10 @@ def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None
     """Statements with their truth, one prompt each.
 
     Schemes, all with the one target `statement`: `truth`; `polarity` where data sets of both kinds are loaded together
-    (`cities` affirmative, `neg_cities` negated); for conjunctions and disjunctions `first_part` and `second_part`, shortcuts of `truth`: a
-    probe may read the truth of one part alone. The data set `likely` is the control for probability: its texts end in
-    the most likely token or in the 100th, its schemes are `likely` and `log_likelihood` (in nats), and not truth.
+    (`cities` affirmative, `neg_cities` negated); for conjunctions and disjunctions `first_part` and `second_part`,
+    shortcuts of `truth`: a probe may read the truth of one part alone. The data set `likely` is the control for
+    probability: its texts end in the most likely token or in the 100th, its schemes are `likely` and `log_likelihood`
+    (in nats), and not truth.
 
     Examples are probed at `end`, the token that holds the final full stop (the last token where a text ends without
     one), or at `content`, the last token of the last word before it; `prompts.at("content")` moves them. A tokenizer
