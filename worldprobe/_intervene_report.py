@@ -59,7 +59,7 @@ def in_words(words: list[Verdict]) -> str:
     """`reads, but is not used and is not enough`."""
     said = [{"yes": v.word, "partly": v.word.replace("is ", "is partly "), "not tested": f"{v.word}: not tested",
              "no": v.word.replace("is ", "is not ").replace("reads", "does not read")}[v.state] for v in words]
-    return f"{said[0]}{', but' if words[0].state == 'yes' != words[1].state else ','} {said[1]} and {said[2]}"
+    return f"{said[0]}{', but' if (words[0].state, words[1].state) == ('yes', 'no') else ','} {said[1]} and {said[2]}"
 
 
 def numbers(known: dict[str, pd.DataFrame]) -> pd.DataFrame:
