@@ -90,7 +90,7 @@ def reads(table: pd.DataFrame, label: str | None = None, metric: str = "accuracy
 
     Args:
         against: Only these controls, where the question is whether the states hold the label at all, not whether the
-            model inferred it; the sentence then names those of the others that read it as well.
+            model inferred it; the sentence then names those of the others that read it as well, or else the strongest.
     """
     if pick(table, intervention=None, control=None, metric=metric).empty:
         return Verdict("reads", "not tested", f"There are no probe rows with metric {metric}.")
@@ -109,8 +109,12 @@ def reads(table: pd.DataFrame, label: str | None = None, metric: str = "accuracy
             if not _beyond(best, row := ranked(group, metric).iloc[0], up)]
     named = [f"{_rival_name(r)} ({cell(r)})" for r in also]
     too = f" It can be read as well from {' and '.join(named)}." if also and beats else ""
+    if beats and not also and len(rest):
+        other = ranked(rest, metric).iloc[0]
+        too = f" {_rival_name(other).capitalize()} gets {cell(other)}."
+    strongest = "its strongest control" if against is None else "chance"
     return Verdict("reads", "yes" if beats else "no",
-                   f"{at}, {side} its strongest control, {_rival_name(rival)}: {cell(rival)}.{too}")
+                   f"{at}, {side} {strongest}, {_rival_name(rival)}: {cell(rival)}.{too}")
 
 
 def interventions_of(table: pd.DataFrame, necessity: bool) -> list[str]:
