@@ -150,7 +150,7 @@ def _class_totals(Y, n_classes, weights, replicate, class_weight) -> Float[Tenso
 def _solve(X, Z, white: Whitening, problem: dict, lam, V, tol: float, max_iter: int) -> tuple[Tensor, Tensor, int]:
     """Weights on standardised inputs, certified gaps and passes of one stack, from the weights V.
 
-    In the precision of Z; what that leaves above `tol` goes on in float64.
+    In the precision of Z; what that leaves above `tol` goes on in float64, at last with the Hessian of all rows.
     """
     def stack(inputs, cols, dtype) -> Stack:
         pick = {name: value if value is None or name in ("n_classes", "weights") else value[cols]
@@ -160,13 +160,13 @@ def _solve(X, Z, white: Whitening, problem: dict, lam, V, tol: float, max_iter: 
 
     raw = Standardised(X, white.mean, white.std, white.bias)
     gap, passes = torch.full_like(lam, torch.inf), 0
-    for dtype, share in ((Z.dtype, 0.5), (torch.float64, 0.5), (torch.float64, 0.02)):
+    for dtype, share, exact in ((Z.dtype, 0.5, False), (torch.float64, 0.5, False), (torch.float64, 0.02, True)):
         cols = (gap > tol).nonzero()[:, 0]
         if not len(cols) or passes >= max_iter:
             break
         inputs = Z if Z.dtype == dtype else white.inputs(X, dtype)
         W, took = minimise(stack(inputs, cols, dtype), white.from_standard(V[cols]).to(dtype), share * tol,
-                           max_iter - passes)
+                           max_iter - passes, exact)
         passes += took
         V[cols], gap[cols] = certify(stack(raw, cols, torch.float64), white.to_standard(W), lam[cols], tol)
     return V, gap, passes

@@ -214,14 +214,17 @@ def sampled_hessian(stack: Stack, V: Tensor, size: int) -> Tensor:
     return H
 
 
-def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tensor, int]:
+def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int, exact: bool = False) -> tuple[Tensor, int]:
     """The minimiser (column, K-1, dim) of every column, from `V`, and the passes over the data that it took.
+
+    `exact` takes Hessians of all rows from the first step on, which cost more and never stall.
 
     A column is done, and leaves the stack, when its duality gap is below `tol` times its objective; it also leaves
     when rounding hides any further progress. Neither is a certificate: the caller computes that.
     """
     (n, dim), J = stack.Z.shape, V.shape[1]
     size = min(n, (_ROUGH if tol > 1e-4 else _SAMPLE) * dim, 4 * _WORTH * n // ((J + 1) * dim))
+    size = n if exact else size
     sampled = size >= min(n, _FEWEST * dim)
     slack = 1e-7 if V.dtype == torch.float32 else 1e-15  # rounding of one pass, below which no decrease is seen
     V, active = V.clone(), torch.arange(len(V), device=V.device)
@@ -244,7 +247,7 @@ def minimise(stack: Stack, V: Tensor, tol: float, max_passes: int) -> tuple[Tens
         if not len(active) or passes >= max_passes:
             break
         if not steps:
-            first = _FIRST if (gap > 0.1).any() else 0  # a good start needs no approach
+            first = _FIRST if (gap > 0.1).any() and not exact else 0  # a good start needs no approach
         if steps < first and steps in _AFRESH:
             metric, S, Y = AverageMetric(stack, x), [], []
         if steps >= first and (steps - first) % _EVERY == 0:

@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probing import LogisticProbe, fit_logistic
 from probing._duality import certify
-from probing._softmax import Stack
+from probing._softmax import Stack, minimise
 from probing._whitening import Standardised, Whitening
 
 
@@ -250,3 +250,15 @@ def test_a_bias_that_is_nearly_right_is_moved_where_the_gap_asks_for_it():
     V[..., -1] += 9e-7 * n / 2 / (n * stack.curvature(V)[..., 0])
     moved, gap = certify(stack, V, lam, 1e-3)
     assert gap <= 1e-3 and certify(stack, moved, lam, 1e-12)[1] <= gap
+
+
+def test_exact_hessians_lead_to_the_same_minimum():
+    X, Y = tensors(*world(n=300, d=40))
+    white = Whitening.of(X, True)
+    lam = torch.ones(Y.shape[1], dtype=torch.float64)
+    stack = Stack(white.inputs(X, torch.float64), Y.to(torch.int16), 3, white.penalty(lam, len(X)))
+    start = torch.zeros(Y.shape[1], 2, 41, dtype=torch.float64)
+    usual, exact = (minimise(stack, start, 1e-11, 300, exact=each)[0] for each in (False, True))
+    torch.testing.assert_close(exact, usual, atol=1e-4, rtol=1e-4)
+    loss, slope = stack.evaluate(exact)
+    assert (stack.gap(slope) <= 1e-11 * loss).all()
