@@ -1,0 +1,272 @@
+"""What a study of a task asks: what is read and where, what is changed, what else is measured, what was published.
+
+A task that has a study has a module `study` with a function `study(**options) -> Study`, whose options are those of
+`--with` on the command line. Whoever runs the study (`worldprobe run TASK`) knows no task, and the task knows neither
+probes nor edits: it says what is there to be read and changed, and draws what was found.
+
+A model is called with (prompt, pos) token ids and returns (prompt, pos, d_vocab) logits; it is a `TransformerBridge`,
+for measures that look inside.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from ._prompts import Counterfactuals, LabelledPrompts
+
+Model: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the model does, item by item, without being touched.
+
+    Attributes:
+        measure: (model, n, seed) -> one row per item: a number per metric (missing where it does not apply) and
+            `group`; columns that need no model are baselines.
+        metrics: Metric -> what it is, in words; the first is the headline.
+        baselines: Metric -> the column that somebody without the model gets.
+        weights: Metric -> the column by which items count; once each unless named.
+        n, quick: Items of a whole and of a quick study.
+        items: What an item is called.
+    """
+
+    measure: Callable[[Model, int, int], pd.DataFrame]
+    metrics: Mapping[str, str]
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    n: int = 500
+    quick: int = 200
+    items: str = "prompts"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A label read at one kind of token, by every probe at every layer, with its controls.
+
+    Attributes:
+        name: Short, unique in the study: in names of stages, and in the column `positions` of the results.
+        label: Label scheme of the prompts.
+        words: What is read from where, for headings: `every passage, from the token <PATH_START>`.
+        load: (n, seed) -> prompts, with their shortcuts, subsets and columns that blocks are held out by.
+        probes: Names known to the study engine, such as logistic, mlp, mass_mean, lda, ridge.
+        n, quick: Prompts of a whole and of a quick study.
+        subsets: Subsets that deserve a line of their own in the tables.
+        positions: Word before the `=` of by-position subsets that are worth a figure, if any.
+        held_out: Columns of the examples whose values are held out in turn, as blocks (country, decade, topic).
+        transfer: Names of other readings, with the same targets, on which these probes are scored too (another
+            prompt, another type of entity).
+        components: Read from the first 1, 2, 4, ... principal components too.
+        followed: Whether the checkpoints of the model are read, too.
+        groups: What a group is called: mazes, places.
+    """
+
+    name: str
+    label: str
+    words: str
+    load: Callable[[int, int], LabelledPrompts]
+    probes: Sequence[str] = ("logistic",)
+    n: int = 2000
+    quick: int = 500
+    subsets: Sequence[str] = ()
+    positions: str | None = None
+    held_out: Sequence[str] = ()
+    transfer: Sequence[str] = ()
+    components: bool = False
+    followed: bool = False
+    groups: str = "groups"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens at which something is written, and what.
+
+    Attributes:
+        reading: The reading whose directions are written there.
+        positions: -1, the last token, or the name of a column `pos:NAME` of the cases.
+        before, after: Cases -> (case, target) values of the reading's targets, classes as codes, numbers in their
+            units; NaN where a target stays as it is. What is written takes each target from the one to the other.
+    """
+
+    reading: str
+    positions: int | str
+    before: Callable[[Counterfactuals], Float[ndarray, "case target"]]
+    after: Callable[[Counterfactuals], Float[ndarray, "case target"]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Cases in which one fact is to be changed inside the model, at one or another place.
+
+    Attributes:
+        name: Short, unique in the study; in the column `label` of the results.
+        words: What is changed, for headings: `a passage is added that shortens the path`.
+        cases: (n, seed) -> cases. Those with a column `witness` (a prompt of equal length, as text in words of the
+            vocabulary, that tells of the change) have a ceiling, and a positive control: the witness' activations.
+        places: Name of a place -> the parts that are written together there.
+        n, quick: Cases of a whole and of a quick study.
+        groups: What a group is called.
+    """
+
+    name: str
+    words: str
+    cases: Callable[[int, int], Counterfactuals]
+    places: Mapping[str, Sequence[Part]]
+    n: int = 400
+    quick: int = 160
+    groups: str = "cases"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something else to be measured on the model.
+
+    Attributes:
+        rows: (model, seed) -> result rows: `metric`, `value`, `ci_low`, `ci_high`, `n`, and where they apply
+            `n_groups`, `stream`, `layer`, `head`, `label`, `control`, `subset`, `p_value`.
+        words: What it is, in a sentence or two.
+        picture: Rows of this measure -> SVG text, with its caption.
+        twin: Whether a randomly initialised model is measured, too (control `random_init`).
+        heads: Metric whose best heads are knocked out, beside random heads of the same layers, if any.
+    """
+
+    name: str
+    words: str
+    rows: Callable[[Model, int], pd.DataFrame]
+    picture: Callable[[pd.DataFrame], "Picture"] | None = None
+    twin: bool = True
+    heads: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """SVG text with a viewBox that starts at 0 0, what it shows in a few words, and a caption."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the best probe of a reading (chosen on validation) says of the test examples.
+
+    Attributes:
+        rows: Which examples of the prompts.
+        values: The probability of the last class where there are two, the most likely code where there are more, the
+            number where labels are numbers.
+        where: The probe and its site, in words.
+    """
+
+    prompts: LabelledPrompts
+    rows: Int[ndarray, " row"]
+    values: Float[ndarray, "row target"]
+    where: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Next-token probabilities of some cases under the edit that did most (chosen on the other half).
+
+    Attributes:
+        rows: Which cases.
+        before, after, told: Unedited, edited, and of the witness (None without one).
+        where: The edit, in words.
+    """
+
+    cases: Counterfactuals
+    rows: Int[ndarray, " row"]
+    before: Float[ndarray, "row d_vocab"]
+    after: Float[ndarray, "row d_vocab"]
+    told: Float[ndarray, "row d_vocab"] | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study found.
+
+    Attributes:
+        model: The name of the model, as in the column `model` of the table; others there are contrasts.
+        table: All result rows. Of a reading: `positions` is its name; of a change: `label` is its name, `positions`
+            the place; of dynamics: `revision` is `step N`; of a measure: its metrics.
+        transitions: One row per followed curve, see `probing.formation.transition`; empty without checkpoints.
+        network: The model itself.
+        config: The configuration of the run: seed, quick, options.
+        readings: Reading -> what it says of the test examples.
+        changes: Change -> next tokens before and after.
+    """
+
+    model: str
+    table: pd.DataFrame
+    transitions: pd.DataFrame
+    network: Model
+    config: Mapping[str, Any]
+    readings: Mapping[str, Read]
+    changes: Mapping[str, Changed]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study of one task.
+
+    Attributes:
+        task: As in `tasks.load(name)`.
+        title: Of the report, with a place for the model: `What the model {model} knows of the maze, and uses`.
+        question: What is asked and of what kind of model, in two or three sentences.
+        model: The reference model that is studied unless another is named.
+        readings: In the order of the report; the first is the headline.
+        contrasts: Other reference models -> names of the readings that are taken from them, too.
+        checks: (found) -> one object of `checks.json` each, see `tasks._checks.check`; one that raises LookupError is
+            left out, and the run log says why.
+        pictures: (found) -> what the task draws.
+        shows: Prompt and answer as text for the terminal, if there is something to show.
+    """
+
+    task: str
+    title: str
+    question: str
+    model: str
+    behaviour: Behaviour | None = None
+    readings: Sequence[Reading] = ()
+    changes: Sequence[Change] = ()
+    measures: Sequence[Measure] = ()
+    contrasts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    checks: Sequence[Callable[[Found], dict]] = ()
+    pictures: Callable[[Found], Sequence[Picture]] | None = None
+    shows: Callable[[Found], str] | None = None
+
+    def __post_init__(self):
+        names = [r.name for r in self.readings]
+        wanted = [p.reading for c in self.changes for parts in c.places.values() for p in parts]
+        wanted += [name for r in self.readings for name in r.transfer]
+        wanted += [name for taken in self.contrasts.values() for name in taken]
+        if unknown := sorted(set(wanted) - set(names)):
+            raise ValueError(f"the study of {self.task} has no reading {unknown[0]!r}; its readings are "
+                             f"{', '.join(names) or 'none'}")
+        for what, found in (("reading", names), ("change", [c.name for c in self.changes]),
+                            ("measure", [m.name for m in self.measures])):
+            if twice := sorted({name for name in found if found.count(name) > 1}):
+                raise ValueError(f"two {what}s of {self.task} are called {twice[0]!r}; give each a name of its own")
+
+
+def codes(cases: Counterfactuals, targets: Sequence[str], column: str, of: str = "target"
+          ) -> Float[ndarray, "case target"]:
+    """The codes in `column` of the cases (`was`, `becomes`) at the target that the column `of` names, NaN elsewhere:
+    what `Part.before` and `Part.after` are for cases that change one target each.
+
+    Raises:
+        ValueError: A case names a target that is not there.
+    """
+    number = {name: i for i, name in enumerate(targets)}
+    if unknown := sorted(set(cases.cases[of].astype(str)) - set(number)):
+        raise ValueError(f"the cases change {unknown[0]!r}, which is no target of the reading; there are "
+                         f"{', '.join(map(str, targets))}")
+    out = np.full((len(cases), len(targets)), np.nan)
+    out[np.arange(len(cases)), cases.cases[of].astype(str).map(number).to_numpy()] = cases.cases[column]
+    return out
