@@ -11,6 +11,8 @@
 from ._behaviour import behaviour, score
 from ._cases import cases, pairs
 from ._generators import GENERATORS
+from ._geometry import cell_embeddings, geometry
+from ._heads import adjacency_attention, adjacency_scores, attention_over_cells, edge_gathering
 from ._labels import border_inclusive, by_degree, load
 from ._lattice import (
     connect,
@@ -20,13 +22,15 @@ from ._lattice import (
     edges,
     identities,
     open_edges,
+    shape_of,
     shortest_paths,
     ways,
 )
 from ._mazes import Mazes, draw, is_reserved, is_tree, random_mazes, solve
 from ._tokens import parse, to_ids, to_text, tokenise, words
 
-__all__ = ["GENERATORS", "Mazes", "behaviour", "border_inclusive", "by_degree", "cases", "connect", "degrees",
-           "distances", "draw", "edge_names", "edges", "identities", "is_reserved", "is_tree", "load", "open_edges",
-           "pairs", "parse", "random_mazes", "score", "shortest_paths", "solve", "to_ids", "to_text", "tokenise",
-           "ways", "words"]
+__all__ = ["GENERATORS", "Mazes", "adjacency_attention", "adjacency_scores", "attention_over_cells", "behaviour",
+           "border_inclusive", "by_degree", "cases", "cell_embeddings", "connect", "degrees", "distances", "draw",
+           "edge_gathering", "edge_names", "edges", "geometry", "identities", "is_reserved", "is_tree", "load",
+           "open_edges", "pairs", "parse", "random_mazes", "score", "shape_of", "shortest_paths", "solve", "to_ids",
+           "to_text", "tokenise", "ways", "words"]
