@@ -62,6 +62,8 @@ class Reading:
         transfer: Names of other readings, with the same targets, on which these probes are scored too (another
             prompt, another type of entity).
         components: Read from the first 1, 2, 4, ... principal components too.
+        scores: Scores of the task's own: name -> (truth, answer), each (row, target) in the label's units, -> (row,)
+            numbers whose mean is reported (kilometres, a rank among all answers).
         followed: Whether the checkpoints of the model are read, too.
         groups: What a group is called: mazes, places.
     """
@@ -78,6 +80,7 @@ class Reading:
     held_out: Sequence[str] = ()
     transfer: Sequence[str] = ()
     components: bool = False
+    scores: Mapping[str, Callable[[ndarray, ndarray], ndarray]] = field(default_factory=dict)
     followed: bool = False
     groups: str = "groups"
 

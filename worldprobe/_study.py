@@ -1,0 +1,220 @@
+"""`worldprobe run TASK` and `worldprobe reproduce TASK` for a task that says what its study asks (`tasks._study`).
+
+Every part is a stage of the run folder, so that the same command again continues: what the model does untouched; what
+probes read from it, with all their controls; how far that generalises; what becomes of its answers when the fact is
+changed inside it; other measures; and when all of this appears in training.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import tasks
+from probing import check_fits, check_numerics, identify, load_model, results_frame, write_results
+from tasks import LabelledPrompts
+from tasks._study import Found, Study
+
+from ._cli import no_such
+from ._run import Run, open_run
+from ._study_behaviour import behaviour_rows
+from ._study_changes import change_stages
+from ._study_dynamics import dynamics_stages
+from ._study_generalise import generalise_stages
+from ._study_measures import measure_stages
+from ._study_readings import reading_stages
+
+
+@dataclass(frozen=True)
+class Done:
+    """A study that was run, for its report."""
+
+    folder: Run
+    study: Study
+    found: Found
+    scans: pd.DataFrame
+
+
+def run(out: str | Path, task: str, model: str | None = None, *, prompts: int | None = None,
+        n_cases: int | None = None, options: Mapping[str, Any] | None = None, seed: int = 0, quick: bool = False,
+        log: Callable[[str], None] = print) -> Path:
+    """The whole study; returns the path of the report. The same call again continues where it stopped.
+
+    Args:
+        task: A task with a study, see `studies`.
+        model: A reference model, a directory or a Hub id; by default the one that the study names.
+        prompts, n_cases: For every reading and every change, instead of their own numbers.
+        options: Of the study: the size of a maze, a data set of the user's.
+        quick: The small numbers of the study: minutes.
+    """
+    from ._study_report import write_study_report
+
+    return write_study_report(carry_out(out, task, model, prompts=prompts, n_cases=n_cases, options=options, seed=seed,
+                                        quick=quick, log=log))
+
+
+def reproduce(out: str | Path, task: str, model: str | None = None, *, prompts: int | None = None,
+              n_cases: int | None = None, options: Mapping[str, Any] | None = None, seed: int = 0,
+              quick: bool = False, log: Callable[[str], None] = print) -> Path:
+    """The published results beside ours: runs the whole study, writes `checks.json` and the report, returns the former.
+
+    Every check is measured in that run. Arguments as in `run`.
+    """
+    from tasks._files import write_whole
+
+    from ._study_report import write_study_report
+
+    done = carry_out(out, task, model, prompts=prompts, n_cases=n_cases, options=options, seed=seed, quick=quick,
+                     log=log)
+    if not done.study.checks:
+        raise ValueError(f"{task} has no published results to compare with; use worldprobe run {task}")
+    checks = checks_of(done)
+    path = done.folder.path / "checks.json"
+    write_whole(path, (json.dumps(checks, indent=1) + "\n").encode())
+    write_study_report(done, checks=checks)
+    return path
+
+
+def plan(task: str, model: str | None = None, *, prompts: int | None = None, n_cases: int | None = None,
+         options: Mapping[str, Any] | None = None, seed: int = 0, quick: bool = False) -> str:
+    """What `run` would do, before any work: stages, fits, arms, bytes on disk, memory and time."""
+    study, bridge = study_of(task, model, options)
+    study = sized(study, prompts, n_cases, quick)
+    layers, d = bridge.cfg.n_layers, bridge.cfg.d_model
+    lines, seconds, disk, most = [f"model {identify(bridge).name}: {layers + 1} sites, d_model {d}"], 30.0, 0.0, 0.0
+    parameters = sum(p.numel() for p in bridge.parameters())
+    for r in study.readings:
+        few = r.load(min(r.n, 40), seed)
+        examples = r.n * len(few) / int(few.examples["prompt"].nunique())
+        targets, tokens = len(few.targets(r.label)), r.n * float(few.lengths.double().mean())
+        disk += 2 * examples * (layers + 1) * d * 4
+        most = max(most, 12 * examples * d * 4)
+        seconds += 4 * tokens * parameters / 2e10 + len(r.probes) * (layers + 1) * (1 + examples * targets * 3e-5)
+        lines.append(f"reading {r.name}: {r.n:,} prompts, about {examples:,.0f} examples, {targets} targets of "
+                     f"{r.label}; {', '.join(r.probes)}")
+    for c in study.changes:
+        arms = 100 * (layers + 1) * len(c.places)
+        seconds += arms * c.n * 2 * parameters * 10 / 2e10 / 2
+        lines.append(f"change {c.name}: {c.n:,} cases at {', '.join(c.places)}; about {arms:,} arms")
+    if study.measures:
+        lines.append(f"measures: {', '.join(m.name for m in study.measures)}")
+    return "\n".join([*lines, f"activations on disk: {disk / 1e6:,.0f} MB; memory: about "
+                              f"{(1e9 + 4 * parameters + most) / 1e9:.1f} GB",
+                      f"time: roughly {max(1, round(seconds / 60))} minutes on one core"])
+
+
+def studies() -> list[str]:
+    """Tasks that say what their study asks."""
+    return [name for name in tasks.available() if _maker(name) is not None]
+
+
+def _maker(task: str) -> Callable[..., Study] | None:
+    """The function `study` of a task: in its module of that name, or in its one file."""
+    try:
+        found = importlib.import_module(f"tasks.{task}.study")
+    except ModuleNotFoundError as error:
+        if error.name != f"tasks.{task}.study":
+            raise
+        found = importlib.import_module(f"tasks.{task}")
+    return getattr(found, "study", None)
+
+
+def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = None) -> tuple[Study, Any]:
+    """The study of a task, and the model.
+
+    A study whose function takes a `tokenizer` is given that of the model, where a model is named: its prompts are then
+    natural text.
+
+    Raises:
+        ValueError: No such study, or it does not take one of the options.
+    """
+    make = _maker(task) if task in tasks.available() else None
+    if make is None:
+        raise ValueError(no_such("task with a study", task, studies()))
+    taken, given = set(inspect.signature(make).parameters) - {"tokenizer"}, dict(options or {})
+    if unknown := sorted(set(given) - taken):
+        raise ValueError(f"--with takes options of the study, {', '.join(sorted(taken)) or 'here none'}; not "
+                         f"{', '.join(unknown)}")
+    if model is None:
+        study = make(**given)
+        return study, load_model(study.model)
+    bridge = load_model(model)
+    foreign = model not in tasks.reference_models()
+    if foreign and "tokenizer" in inspect.signature(make).parameters:
+        given["tokenizer"] = bridge.tokenizer
+    return make(**given), bridge
+
+
+def sized(study: Study, prompts: int | None, n_cases: int | None, quick: bool) -> Study:
+    """The study with `n` as it is to be run."""
+    behaviour = study.behaviour
+    if behaviour is not None and quick:
+        behaviour = replace(behaviour, n=behaviour.quick)
+    return replace(
+        study, behaviour=behaviour,
+        readings=[replace(r, n=prompts or (r.quick if quick else r.n)) for r in study.readings],
+        changes=[replace(c, n=n_cases or (c.quick if quick else c.n)) for c in study.changes])
+
+
+def carry_out(out: str | Path, task: str, model: str | None, *, prompts: int | None, n_cases: int | None,
+              options: Mapping[str, Any] | None, seed: int, quick: bool, log: Callable[[str], None]) -> Done:
+    """All stages of the run; writes `results.parquet`."""
+    study, bridge = study_of(task, model, options)
+    study, who = sized(study, prompts, n_cases, quick), identify(bridge)
+    config = {"task": task, "model": who.name, "options": {k: str(v) for k, v in (options or {}).items()},
+              "prompts": prompts, "n_cases": n_cases, "seed": seed, "quick": quick}
+    folder = open_run(out, config, fingerprints={"model": who.digest}, log=log)
+    folder.log(f"model {who.name}, {bridge.cfg.n_layers} layers, d_model {bridge.cfg.d_model}")
+    data: dict[str, LabelledPrompts] = {r.name: r.load(r.n, seed) for r in study.readings}
+    for name, read in data.items():
+        check_fits(bridge, read)
+        folder.log(f"reading {name}: {len(read.lengths):,} prompts, {len(read):,} examples")
+    if data:
+        first = next(iter(data.values()))
+        check_numerics(bridge, first.tokens[:8], first.lengths[:8])
+    tables: list[pd.DataFrame] = []
+    if study.behaviour is not None:
+        tables.append(folder.stage("behaviour", lambda: behaviour_rows(bridge, study, seed)))
+        folder.log(_headline(tables[0], next(iter(study.behaviour.metrics))))
+    read_tables, readings = reading_stages(folder, bridge, study, data, seed)
+    tables += read_tables
+    tables += generalise_stages(folder, bridge, study, data, read_tables, seed)
+    changed, scans, changes = change_stages(folder, bridge, study, data, seed, quick)
+    tables += changed
+    tables += measure_stages(folder, bridge, study, seed)
+    followed, transitions = dynamics_stages(folder, study, model_directory(bridge, model or study.model), data, seed,
+                                            quick)
+    tables += followed
+    table = results_frame([row for table in tables if len(table) for row in table.to_dict("records")])
+    if len(table):
+        write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
+    found = Found(who.name, table, transitions, bridge, config, readings, changes)
+    if study.shows is not None:
+        log(study.shows(found))
+    return Done(folder, study, found, scans)
+
+
+def model_directory(bridge: Any, name: str) -> Path:
+    """The directory of a reference model or of a local one; where there is none, a path that does not exist."""
+    return tasks.reference_models().get(name, Path(name))
+
+
+def checks_of(done: Done) -> list[dict]:
+    """All checks in their order; those that the run has no rows for are left out, and named in the log."""
+    found = []
+    for number, make in enumerate(done.study.checks, 1):
+        try:
+            found.append({"id": number, **make(done.found)})
+        except LookupError as error:
+            done.folder.log(f"check {number} ({make.__name__}) left out: {error.args[0] if error.args else error}")
+    return found
+
+
+def _headline(table: pd.DataFrame, metric: str) -> str:
+    row = table[(table["metric"] == metric) & table["control"].isna()].iloc[0]
+    return f"{metric}: {row['value']:.4f} [{row['ci_low']:.4f}, {row['ci_high']:.4f}]"
