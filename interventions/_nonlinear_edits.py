@@ -59,7 +59,7 @@ def magnitude_edit(probe: OnionProbe, position: int, old, new) -> Edit:
 
 @dataclass(frozen=True)
 class GradientEdit:
-    """x moved down the gradient of an MLP probe's loss until the probe reads class `to` of one target.
+    """x moved down the gradient of an MLP probe's loss until the probe reads class `to` of a target.
 
         x <- x - step s g / ||g||,   g = grad_x (-log p(to | x) - keep sum_others log p(what they read before | x))
 
@@ -69,7 +69,7 @@ class GradientEdit:
 
     Args:
         to: Places in the probe's `classes_`, one for all cases or (case,).
-        target: Which target of the probe is edited.
+        target: Which target of the probe is edited, one for all cases or (case,).
         keep: Weight of the other targets, which should read what they read.
     Source: Li et al., arXiv:2210.13382, section 4.1: gradient descent on the cross-entropy of the edited board, with
         a fixed step and number of steps.
@@ -77,7 +77,7 @@ class GradientEdit:
 
     probe: MLPProbe
     to: int | Int[Tensor, " case"]
-    target: int = 0
+    target: int | Int[Tensor, " _"] = 0
     keep: float | int = 1.0
     step: float | int = 0.02
     sure: float | int = 0.9
@@ -85,19 +85,23 @@ class GradientEdit:
 
     def __post_init__(self):
         check_is_fitted(self.probe)
-        to, n_classes = torch.atleast_1d(torch.as_tensor(self.to)), len(self.probe.classes_)
+        (to, target), n_classes = self._constants(), len(self.probe.classes_)
         if int(to.min()) < 0 or int(to.max()) >= n_classes:
             raise ValueError(f"to must be places in classes_ {self.probe.classes_.tolist()}, 0 to {n_classes - 1}; got "
                              f"{to.unique().tolist()[:5]}")
-        if not 0 <= self.target < self.probe.n_targets_:
-            raise ValueError(f"the probe has targets 0 to {self.probe.n_targets_ - 1}, target {self.target} came")
+        if int(target.min()) < 0 or int(target.max()) >= self.probe.n_targets_:
+            raise ValueError(f"the probe has targets 0 to {self.probe.n_targets_ - 1}, target "
+                             f"{target.unique().tolist()[:5]} came")
+        if 1 < len(to) != len(target) > 1:
+            raise ValueError(f"to is given for {len(to)} cases, target for {len(target)}; give one of each per case, "
+                             "or one for all")
         if not (self.step > 0 and 0 < self.sure < 1 and self.max_steps > 0):
             raise ValueError(f"wanted step > 0, 0 < sure < 1, max_steps > 0; got {self.step}, {self.sure}, "
                              f"{self.max_steps}")
 
     @property
     def n_cases(self) -> int:
-        return len(torch.atleast_1d(torch.as_tensor(self.to)))
+        return max(map(len, self._constants()))
 
     @property
     def width(self) -> int:
@@ -109,16 +113,16 @@ class GradientEdit:
                              "the probe on this model and site")
         with torch.inference_mode(False), torch.enable_grad():
             # clone: a tensor that inference mode made has no gradient
-            moved, to = x.detach().clone().float(), self._to(rows)
+            moved, (to, target) = x.detach().clone().float(), self._of(rows)
             was = self._log_probabilities(moved).argmax(1)
             going = torch.arange(len(x), device=x.device)
             for _ in range(self.max_steps):
                 now = moved[going].requires_grad_()
                 log_p = self._log_probabilities(now)
-                short = self._reading(log_p, to[going]) < self.sure
+                short = _reading(log_p, to[going], target[going]) < self.sure
                 if not short.any():
                     break
-                gradient, = torch.autograd.grad(self._loss(log_p, to[going], was[going]), now)
+                gradient, = torch.autograd.grad(self._loss(log_p, to[going], target[going], was[going]), now)
                 gradient, going = gradient[short], going[short]
                 norm = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30)
                 length = self.step * self.probe.scale_.norm().to(x.device)
@@ -128,14 +132,19 @@ class GradientEdit:
     def arrived(self, x: Float[Tensor, "row d_model"], rows: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
         """Whether the probe reads `to` of each of these activations with probability `sure`: of edited ones, whether
         the edit arrived."""
-        return self._reading(self._log_probabilities(x.float()), self._to(rows)) >= self.sure
+        return _reading(self._log_probabilities(x.float()), *self._of(rows)) >= self.sure
 
-    def _to(self, rows: Tensor) -> Tensor:
-        to = torch.atleast_1d(torch.as_tensor(self.to)).to(rows.device)
-        if len(to) > 1 and int(rows.max()) >= len(to):
-            raise ValueError(f"to is given for {len(to)} cases, but case {int(rows.max())} was asked for; give one per "
-                             "case, or one for all")
-        return to[rows] if len(to) > 1 else to.expand(len(rows))
+    def _constants(self) -> tuple[Int[Tensor, " to"], Int[Tensor, " target"]]:
+        return torch.atleast_1d(torch.as_tensor(self.to)), torch.atleast_1d(torch.as_tensor(self.target))
+
+    def _of(self, rows: Int[Tensor, " row"]) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+        """`to` and `target` of every row."""
+        if self.n_cases > 1 and int(rows.max()) >= self.n_cases:
+            raise ValueError(f"to and target are given for {self.n_cases} cases, but case {int(rows.max())} was asked "
+                             "for; give one per case, or one for all")
+        to, target = (v.to(rows.device)[rows] if len(v) > 1 else v.to(rows.device).expand(len(rows))
+                      for v in self._constants())
+        return to, target
 
     def _log_probabilities(self, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row class target"]:
         probe = self.probe
@@ -144,13 +153,14 @@ class GradientEdit:
         scores = F.linear(hidden, probe.out_.weight.to(x), probe.out_.bias.to(x))
         return scores.view(len(x), len(probe.classes_), probe.n_targets_).log_softmax(1)
 
-    def _reading(self, log_p: Tensor, to: Tensor) -> Float[Tensor, " row"]:
-        return log_p.detach()[torch.arange(len(log_p), device=log_p.device), to, self.target].exp()
-
-    def _loss(self, log_p: Tensor, to: Tensor, was: Tensor) -> Tensor:
+    def _loss(self, log_p: Tensor, to: Tensor, target: Tensor, was: Tensor) -> Tensor:
         """Summed over rows, whose gradients do not mix."""
-        wanted = was.clone()
-        wanted[:, self.target] = to
-        weight = torch.full((log_p.shape[2],), float(self.keep), device=log_p.device)
-        weight[self.target] = 1.0
+        wanted, weight = was.clone(), torch.full(was.shape, float(self.keep), device=log_p.device)
+        wanted.scatter_(1, target[:, None], to[:, None])
+        weight.scatter_(1, target[:, None], 1.0)
         return -(log_p.gather(1, wanted[:, None])[:, 0] * weight).sum()
+
+
+def _reading(log_p: Float[Tensor, "row class target"], to: Int[Tensor, " row"],
+             target: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    return log_p.detach()[torch.arange(len(log_p), device=log_p.device), to, target].exp()

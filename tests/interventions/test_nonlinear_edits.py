@@ -97,6 +97,21 @@ def test_a_row_that_is_read_as_asked_is_not_moved_and_rows_do_not_mix(network):
     torch.testing.assert_close(edit(edited, rows), edited)
 
 
+def test_every_row_moves_a_target_of_its_own_as_if_it_were_edited_alone(network):
+    probe, X, _ = network
+    x, rows = X[:60], torch.arange(60)
+    was = torch.from_numpy(probe.predict(x.numpy()))
+    target, to = rows % 2, 1 - was[rows, rows % 2]
+    edited = GradientEdit(probe, to, target)(x, rows)
+    for t in (0, 1):
+        mine = target == t
+        alone = GradientEdit(probe, to[mine], t)(x[mine], torch.arange(int(mine.sum())))
+        torch.testing.assert_close(edited[mine], alone, atol=1e-4, rtol=1e-4)
+    now = torch.from_numpy(probe.predict(edited.numpy()))
+    assert (now[rows, target] == to).float().mean() >= 0.95
+    assert (now[rows, 1 - target] == was[rows, 1 - target]).float().mean() > 0.95
+
+
 def test_all_of_them_run_inside_a_model(gpt2, cases, weekdays, network):
     site, edit = Site("resid_post", 1), GradientEdit(network[0], 1)
     both = compose(circular_edit(weekdays[0], 3), edit)
@@ -111,6 +126,9 @@ def test_all_of_them_run_inside_a_model(gpt2, cases, weekdays, network):
 @pytest.mark.parametrize(("make", "message"), [
     (lambda probe: GradientEdit(probe, 2), "0 to 1; got"),
     (lambda probe: GradientEdit(probe, 1, target=2), "targets 0 to 1"),
+    (lambda probe: GradientEdit(probe, 1, target=torch.tensor([0, -1])), r"targets 0 to 1, target \[-1, 0\] came"),
+    (lambda probe: GradientEdit(probe, torch.ones(2, dtype=torch.long), torch.zeros(3, dtype=torch.long)),
+     "to is given for 2 cases, target for 3"),
     (lambda probe: GradientEdit(probe, 1, sure=1.0), "0 < sure < 1"),
     (lambda probe: GradientEdit(probe, 1)(torch.ones(3, 5), torch.arange(3)), "reads 24 dimensions"),
     (lambda probe: GradientEdit(probe, torch.ones(2, dtype=torch.long))(torch.ones(3, 24), torch.arange(3)), "case 2"),
