@@ -22,6 +22,7 @@ from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
 from ._iti import ITI, fit_iti, iti_effect
 from ._knockout import clamp, donors, knock_out, percentiles, position_means
+from ._knockout_effect import knockout_effect
 from ._last_token import LastToken
 from ._leace import LEACE, OracleLEACE
 from ._mediator import readout_mediator
@@ -103,6 +104,7 @@ __all__ = [
     "iti_effect",
     "kl",
     "knock_out",
+    "knockout_effect",
     "log_odds",
     "log_odds_ratio",
     "logit_difference",

@@ -27,7 +27,7 @@ COLUMNS = {
     "intervention": ("str", "missing for a probe; else the verb: flip, erase, steer, patch, ..."),
     "alpha": ("float64", "dose of the edit, in `unit`"),
     "unit": ("str", "absolute, natural (class pattern distances), sd, norm, ..."),
-    "positions": ("str", "tokens that are edited: last, all, 3, -2, ..., or the name of a place; missing for a probe"),
+    "positions": ("str", "tokens that are read or edited: last, all, 3, -2, ..., or the name of a place"),
     "applied_norm": ("float64", "size of the edit, mean norm of what it adds at a token, in activation units"),
     "norm_share": ("float64", "the same as a share of the norm of the activation it is added to"),
     "class_distances": ("float64", "the same in distances between the class means along its direction"),
@@ -52,6 +52,7 @@ _SAID = ("applied_norm", "norm_share", "class_distances", "sds", "value", "ci_lo
          "penalty", "p_value", "p_adjusted", "correction", "model_hash", "data_hash")
 KEY = [c for c in COLUMNS if c not in _SAID]
 MIN_DRAWS = 20  # random directions behind a band
+BANDS = ("random_direction", "random_heads")  # what an effect is held against; the latter where heads are cut
 _MODEL_FREE = ("majority", "majority_by_position", "shortcut:", "input_only", "ideal_null")
 _SAME_SCORE = ["task", "label", "metric", "split", "subset"]
 _WINDOW = ["stream", "layer", "layer_end"]
@@ -78,8 +79,9 @@ def validate(table: pd.DataFrame, version: int = SCHEMA_VERSION) -> pd.DataFrame
     that contain their value (of the real thing and of random bands; other controls may go without); no two rows of
     one key; every probe beside the same score of majority, of shuffled labels, of a randomly initialised model, of the
     input alone (the same probe) and of each shortcut that the table has for its label; every effect beside `null` and
-    the `random_direction` band (at least 20 draws) of the same edit. A `null` that leaves probe, layers or dose missing
-    holds for all of them. p-values are between 0 and 1, and each names its correction.
+    the `random_direction` band (at least 20 draws; `random_heads` where heads are cut) of the same edit. A `null` that
+    leaves probe, layers or dose missing holds for all of them. p-values are between 0 and 1, and each names its
+    correction.
 
     Args:
         version: Schema under which the table was made: version 1 asked for no score of the input alone.
@@ -155,7 +157,7 @@ def _context(table: pd.DataFrame) -> Rule:
 def _intervals(table: pd.DataFrame) -> Rule:
     value, low, high = (table[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
     control = table["control"]
-    needed = (control.isna() | (control == "random_direction")).to_numpy(bool)
+    needed = (control.isna() | control.isin(BANDS)).to_numpy(bool)
     given = ~np.isnan(low) & ~np.isnan(high)
     yield needed & ~given, "the interval is missing; set ci_low and ci_high (see bootstrap_mean)."
     yield np.isnan(low) != np.isnan(high), "one end of the interval is missing; set both or neither."
@@ -202,13 +204,13 @@ def _effects(table: pd.DataFrame) -> Rule:
     same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit", "positions"]
     bad = effects & ~_beside(table, edits[edits["control"] == "null"], same, arm)
     yield bad, f"an effect without its 'null' (no edit); add one with the same {', '.join(same)}, and arm or none."
-    bands = edits[edits["control"] == "random_direction"]
+    bands = edits[edits["control"].isin(BANDS)]
     bad = effects & ~_beside(table, bands, [*same, *arm], [])
     yield bad, (f"an effect without its 'random_direction' band; add one with the same {', '.join([*same, *arm])}: "
                 "mean of the draws, their 5th and 95th percentile, and n = draws.")
     contrasts = table["metric"].str.endswith(("_difference", "_over_band")).fillna(False)  # n counts cases there
-    few = (table["control"] == "random_direction") & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS) & ~contrasts
-    yield few.to_numpy(bool), f"a band of fewer than {MIN_DRAWS} random directions; draw at least {MIN_DRAWS}."
+    few = table["control"].isin(BANDS) & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS) & ~contrasts
+    yield few.to_numpy(bool), f"a band of fewer than {MIN_DRAWS} random draws; draw at least {MIN_DRAWS}."
 
 
 def _lacks(table: pd.DataFrame, column: str) -> np.ndarray:

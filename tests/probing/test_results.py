@@ -75,7 +75,7 @@ def test_a_null_may_hold_for_all_layers_but_a_band_only_for_its_own_edit():
 
 
 def test_a_band_needs_twenty_draws():
-    with pytest.raises(ResultsError, match="fewer than 20 random directions"):
+    with pytest.raises(ResultsError, match="fewer than 20 random draws"):
         validate(results_frame([*EDIT_ROWS[:2], EDIT_ROWS[2] | {"n": 5}]))
 
 
