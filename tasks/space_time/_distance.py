@@ -33,6 +33,11 @@ def years_apart(a: Float[ndarray, "*#a 1"], b: Float[ndarray, "*#b 1"]) -> Float
     return np.asarray(np.abs(a - b)[..., 0])
 
 
+def plane_distance(a: Float[ndarray, "*#a target"], b: Float[ndarray, "*#b target"]) -> Float[ndarray, "..."]:
+    """Straight distance, in the units of the coordinates: of places in the reference world, and of its times."""
+    return np.asarray(np.linalg.norm(np.asarray(a) - np.asarray(b), axis=-1))
+
+
 def proximity_error(
     true: Float[ndarray, "example target"], predicted: Float[ndarray, "example target"], distance: Distance,
     among: Float[ndarray, "other target"] | None = None,
@@ -42,7 +47,7 @@ def proximity_error(
     error_i = #{j in S: d(true_i, predicted_j) < d(true_i, predicted_i)} / |S|
 
     Args:
-        distance: `great_circle_km` or `years_apart`.
+        distance: `great_circle_km`, `years_apart` or `plane_distance`.
         among: Predictions of S; `predicted`, unless given. The papers' hold-out tables take those of all entities.
     Source: Gurnee & Tegmark, arXiv:2310.02207.
     """

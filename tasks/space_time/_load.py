@@ -1,4 +1,4 @@
-"""Names of places and works as labelled prompts, probed at the last token of the name."""
+"""Names of places, works and events as labelled prompts, probed at the last token of the name."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,34 +6,47 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Int
 from numpy import ndarray
 
+from .._positions import NAMED
 from .._prompts import LabelledPrompts, split_by_group
 from .._text import tokenise
+from ._cases import POSITIONS
 from ._datasets import DATASETS, PROMPTS, read
+from ._world import COORDINATES, PROMPT_LENGTH, entities, known, prompts_of, words
 
+WORLD = "world"  # the name of the reference world among the data sets
 N_RANDOM = 10  # tokens of the prompt `random`
 _FIRST_WORD = 100  # and the first id they are drawn from, as in the paper: below it stand special tokens and bytes
 SPLITTINGS = ("published", "group", "block")
 
 
-def load(dataset: str | Path, tokenizer, *, prompt: str = "empty", n: int | None = None, seed: int = 0,
-         split: str | None = None, name: str = "name", targets: Sequence[str] | None = None, block: str | None = None,
-         group: str | None = None, file: str | Path | None = None, bos: bool = True,
+def load(dataset: str | Path = WORLD, tokenizer=None, *, prompt: str | None = None, n: int | None = None,
+         seed: int = 0, split: str | None = None, name: str = "name", targets: Sequence[str] | None = None,
+         block: str | None = None, group: str | None = None, file: str | Path | None = None, bos: bool = True,
          context: int | None = None) -> LabelledPrompts:
     """Entities with their coordinates or dates, one prompt each, probed at the last token of the entity.
 
-    Numeric schemes: `place/longitude` and `place/latitude` in degrees, or `time/year`. Their shortcut `block_mean`
-    predicts the mean of the training rows of the same block (country, decade), of all training rows where there are
-    none: how much of a score is coarse membership. Columns `entity`, `block`, `kind` (entity type) and `row` (of the
-    file) say what an example is; `pos:entity` is the last token of the entity, as is `pos`.
+    Without a data set, the reference world, which needs no tokenizer: `prompt` is a relation, `distance` (the default)
+    or `direction` with the label `place`, x and y in [-1, 1], `order` or `gap` with `time`, t in [0, 1]. The prompt
+    asks about the entity and a random other one; `block` is a region or an age, `kind` is town, isle or event,
+    `pos:first` and `pos:entity` are the first and the last token of the name, `pos:answer` is the last of the prompt.
+
+    The labels of the other data sets are `place/longitude` and `place/latitude` in degrees, or `time/year`. Everywhere
+    the shortcut `block_mean` predicts the mean of the training rows of the same block (country, decade), of all
+    training rows where there are none: how much of a score is coarse membership. Columns `entity`, `block`, `kind`
+    (entity type) and `row` (of the file) say what an example is; `pos:entity` is the last token of the entity, as is
+    `pos`.
 
     Args:
-        dataset: A name of `DATASETS`, or a CSV file.
-        tokenizer: A Hugging Face tokenizer, that of the model to be probed.
-        prompt: `empty`; `empty_all_caps`; `random`, 10 random tokens before the entity; a key of the data set
-            (`coords`, `where_us`, `release`, ...); or a template of your own, `The town of {} lies`.
+        dataset: A name of `DATASETS`, or a CSV file; `world`, the reference world, unless given.
+        tokenizer: A Hugging Face tokenizer, that of the model to be probed; what it would make of the words of the
+            reference world is known without it.
+        prompt: A relation of the reference world; else `empty` (the default); `empty_all_caps`; `random`, 10 random
+            tokens before the entity; a key of the data set (`coords`, `where_us`, `release`, ...); or a template of
+            your own, `The town of {} lies`.
         n: Take so many entities at random; all, unless given.
         seed: Of `n`, of the split and of `random`.
         split: `published`, the test rows of the papers, of the column `is_test` (the default where there is one), with
@@ -46,9 +59,16 @@ def load(dataset: str | Path, tokenizer, *, prompt: str = "empty", n: int | None
         context: Longest prompt in tokens; what the tokenizer says, unless given.
     Raises:
         FileNotFoundError: There is no such file and no such data set.
-        ValueError: A column is missing, a coordinate out of range, a date none, or a prompt longer than the context.
+        ValueError: A column is missing, a coordinate out of range, a date none, a prompt longer than the context, or
+            real names come without a tokenizer.
     Source: Gurnee & Tegmark, arXiv:2310.02207.
     """
+    if dataset == WORLD:
+        return _of_the_world(prompt or "distance", n, seed, split or "group")
+    if tokenizer is None:
+        raise ValueError(f"the names of {dataset} need a tokenizer: give that of the model to be probed, "
+                         "load(dataset, model.tokenizer)")
+    prompt = prompt or "empty"
     rows = read(dataset, None if file is None else Path(file), name, targets, block, group)
     if n is not None:
         rows = rows.iloc[np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])].reset_index(drop=True)
@@ -89,6 +109,25 @@ def hold_out(prompts: LabelledPrompts, value: str, by: str = "block") -> Labelle
     examples = prompts.examples.assign(split=np.where(here, "test", prompts.examples["split"]))[keep]
     return _with_block_means(replace(prompts, examples=examples.reset_index(drop=True),
                                      subsets={k: mask[keep] for k, mask in prompts.subsets.items()}))
+
+
+def _of_the_world(relation: str, n: int | None, seed: int, split: str) -> LabelledPrompts:
+    scheme = known(relation).scheme
+    table, rng = entities(scheme).table, np.random.default_rng(seed)
+    a = np.sort(rng.permutation(len(table))[:n])
+    b = (a + rng.integers(1, len(table), len(a))) % len(table)
+    rows = table[["entity", "kind", "block"]].iloc[a].reset_index(drop=True).assign(row=a)
+    rows = _split(rows.assign(group=rows["entity"]), split, seed)
+    where = {f"{NAMED}{name}": pos for name, pos in POSITIONS.items()}
+    labels = {f"{scheme}/{c}": table[c].to_numpy()[a] for c in COORDINATES[scheme]}
+    examples = pd.DataFrame({"prompt": range(len(a)), "pos": POSITIONS["entity"], **where})
+    return _with_block_means(LabelledPrompts(
+        task="space_time",
+        tokens=torch.from_numpy(prompts_of(relation, a, b)),
+        lengths=torch.full((len(a),), PROMPT_LENGTH),
+        examples=pd.concat([examples, rows, pd.DataFrame(labels)], axis=1),
+        vocabulary=words(),
+    ))
 
 
 def _split(rows: pd.DataFrame, split: str, seed: int) -> pd.DataFrame:
