@@ -1,0 +1,142 @@
+"""When a curve over training steps rises, and whether it does so at once: a sigmoid in log step against a line.
+
+    y = a + (b - a) / (1 + exp(-s (x - x0))),   x = log10 step,   width = 2 ln 9 / s: decades from 10 % to 90 %
+
+For a place x0 and a width, a and b are a linear fit; so the best sigmoid is found by trying every place (0.02 decades
+apart) and width. There is no start to choose and no local optimum.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.special import expit
+
+from ._curve import Curve
+
+PLACE = 0.02  # decades
+N_WIDTHS = 24
+N_NULL = 499
+LEVEL = 0.05
+_FITTED = tuple(name + end for name in ("step", "width", "half_rise") for end in ("", "_low", "_high")) + (
+    "start", "end", "bic_gain", "p_value", "steepest_from", "steepest_to")
+_TEN_TO_NINETY = 2 * np.log(9)
+_BLOCK = 128
+
+Lines = Float[ndarray, "line step"]
+PerLine = Float[ndarray, " line"]
+
+
+def transitions(curves: Sequence[Curve], seed: int = 0) -> pd.DataFrame:
+    """`transition` of every curve, one a row."""
+    return pd.DataFrame([transition(curve, seed) for curve in curves])
+
+
+def transition(curve: Curve, seed: int = 0) -> dict:
+    """Where a curve rises (or falls), by column:
+
+    - `first`, `last`: its values at step 0 and at the last checkpoint.
+    - `step`, `width`: centre of the best sigmoid, and its decades from 10 % to 90 %; `start`, `end`: its levels.
+    - `bic_gain`: BIC of the best straight line in log step minus that of the sigmoid, for errors of one unknown size.
+      `p_value`: how often that line with noise of its size gains as much, since a sigmoid bends to noise more than two
+      numbers should. `sharp`: the gain is above 0 and p below 0.05.
+    - `half_rise`: where it first crosses halfway from `first` to `last`, on straight lines between checkpoints.
+    - `steepest_from`, `steepest_to`: the neighbouring checkpoints between which it changes most per decade.
+
+    `_low` and `_high` are the 95 % percentile interval over the curve's draws, which know of the groups it was scored
+    on and nothing of other seeds of training; they are missing without draws. What happens between two checkpoints is
+    not seen: a jump is put in between, and step 0 stands where `Curve.x` says. A curve that never moves has no
+    transition, all of this is missing.
+    """
+    x, y = curve.x, curve.values
+    out = dict(curve=curve.name, n=len(x), first=y[0], last=y[-1])
+    if np.ptp(y) <= 1e-12 * np.abs(y).max():
+        return out | dict.fromkeys(_FITTED, np.nan) | dict(sharp=False)
+    every = np.concatenate([y[None], curve.draws.reshape(-1, len(x))])
+    place, width, share = best_sigmoid(x, every)
+    start, end = _levels(x, y, place[0], width[0])
+    gain, p = _gain(share[0], len(x)), _p_of_line(x, y, share[0], seed)
+    steepest = int(np.argmax(np.abs(np.diff(y) / np.diff(x))))
+    return out | _interval("step", 10**place) | _interval("width", width) | _interval(
+        "half_rise", 10 ** half_rise(x, every)) | dict(
+        start=start, end=end, bic_gain=gain, p_value=p, sharp=bool(gain > 0 and p < LEVEL),
+        steepest_from=float(curve.steps[steepest]), steepest_to=float(curve.steps[steepest + 1]))
+
+
+def best_sigmoid(x: Float[ndarray, " step"], lines: Lines) -> tuple[PerLine, PerLine, PerLine]:
+    """(place, width, share): log10 step of the centre, decades from 10 % to 90 %, and the residual sum of squares of
+    the best sigmoid of every line as a share of that of the best straight line (1 where that fits exactly)."""
+    places, widths, shapes = _shapes(tuple(x.tolist()))
+    best, left = np.zeros(len(lines), int), np.zeros(len(lines))
+    y = lines - lines.mean(1, keepdims=True)
+    for part in range(0, len(lines), _BLOCK):
+        some = y[part : part + _BLOCK]
+        along = np.abs(some @ shapes.T)
+        best[part : part + _BLOCK] = along.argmax(1)
+        left[part : part + _BLOCK] = (some**2).sum(1) - along.max(1) ** 2
+    of_line, size = _rss_of_line(x, y), (y**2).sum(1)
+    floor = 1e-12 * size  # rounding
+    share = np.where(of_line > floor, np.maximum(left, floor) / np.maximum(of_line, floor), 1.0)
+    return places[best], widths[best], share
+
+
+def half_rise(x: Float[ndarray, " step"], lines: Lines) -> PerLine:
+    """Where each line first crosses halfway from its first to its last value, in x; NaN where these are equal."""
+    done = (lines - lines[:, :1]) / np.where(lines[:, -1:] == lines[:, :1], np.nan, lines[:, -1:] - lines[:, :1])
+    after = np.argmax(done >= 0.5, axis=1)
+    row = np.arange(len(lines))
+    before = np.maximum(after - 1, 0)
+    y0, y1 = done[row, before], done[row, after]
+    share = (0.5 - y0) / np.where(y1 > y0, y1 - y0, 1)
+    return np.where(np.isnan(y1), np.nan, x[before] + (x[after] - x[before]) * share)
+
+
+@lru_cache(maxsize=8)
+def _shapes(x: tuple[float, ...]) -> tuple[ndarray, ndarray, ndarray]:
+    """(place, width, sigmoid) of everything that is tried, sigmoids centred and of unit length: (shape,), (shape,),
+    (shape, step). Narrower than a quarter of the closest checkpoints all jumps look alike."""
+    at = np.array(x)
+    span = at[-1] - at[0]
+    place = np.linspace(at[0], at[-1], round(span / PLACE) + 1)
+    width = np.geomspace(np.diff(at).min() / 4, 2 * span, N_WIDTHS)
+    places, widths = (a.ravel() for a in np.meshgrid(place, width))
+    shape = expit(_TEN_TO_NINETY * (at - places[:, None]) / widths[:, None])
+    shape -= shape.mean(1, keepdims=True)
+    size = np.sqrt((shape**2).sum(1, keepdims=True))
+    keep = size[:, 0] > 1e-6  # a jump at the very end touches no checkpoint
+    return places[keep], widths[keep], shape[keep] / size[keep]
+
+
+def _rss_of_line(x: ndarray, y: Lines) -> PerLine:
+    """Of centred lines."""
+    u = (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).sum())
+    return (y**2).sum(1) - (y @ u) ** 2
+
+
+def _gain(share: float, n: int) -> float:
+    """BIC of the line (3 numbers, the size of its errors among them) minus that of the sigmoid (5)."""
+    return float(-n * np.log(share) - 2 * np.log(n))
+
+
+def _p_of_line(x: ndarray, y: Float[ndarray, " step"], share: float, seed: int) -> float:
+    line = np.polynomial.Polynomial.fit(x, y, 1)(x)
+    noise = np.random.default_rng([seed, 2]).normal(size=(N_NULL, len(x)))
+    null = best_sigmoid(x, line + noise * np.sqrt(((y - line) ** 2).sum() / (len(x) - 2)))[2]
+    return float((1 + (null <= share).sum()) / (1 + N_NULL))
+
+
+def _levels(x: ndarray, y: Float[ndarray, " step"], place: float, width: float) -> tuple[float, float]:
+    shape = expit(_TEN_TO_NINETY * (x - place) / width)
+    (a, rise), *_ = np.linalg.lstsq(np.stack([np.ones_like(x), shape], 1), y)
+    return float(a), float(a + rise)
+
+
+def _interval(name: str, values: PerLine) -> dict[str, float]:
+    """The first value, with the percentiles of the others, widened to contain it."""
+    draws = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(draws, [2.5, 97.5]) if len(draws) else (np.nan, np.nan)
+    return {name: float(values[0]), f"{name}_low": float(np.minimum(low, values[0])),
+            f"{name}_high": float(np.maximum(high, values[0]))}
