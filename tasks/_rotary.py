@@ -35,12 +35,15 @@ class Shared(NamedTuple):
 
 
 class RotaryDecoder(Decoder):
-    """`Decoder` with rotary positions in place of learned ones, GPT-NeoX' arithmetic with q, k, v kept apart."""
+    """`Decoder` with rotary positions in place of learned ones, GPT-NeoX' arithmetic with q, k, v kept apart; with
+    `learned` it keeps those (`tasks._training.save_gpt2` writes it then), and gains rows with a shared part."""
 
-    def __init__(self, d_vocab: int, n_ctx: int, n_layers: int, d_model: int, n_heads: int, act: str = "relu"):
+    def __init__(self, d_vocab: int, n_ctx: int, n_layers: int, d_model: int, n_heads: int, act: str = "relu", *,
+                 learned: bool = False):
         super().__init__(d_vocab, n_ctx, n_layers, d_model, n_heads, act)
-        del self.pos
-        d_head = d_model // n_heads
+        if not learned:
+            del self.pos
+        self.learned, d_head = learned, d_model // n_heads
         self.register_buffer("frequency", _BASE ** -(torch.arange(0, d_head, 2) / d_head), persistent=False)
 
     def forward(self, tokens: Int[Tensor, "prompt pos"], edit: Callable[[int, Tensor], Tensor] | None = None, *,
@@ -51,8 +54,8 @@ class RotaryDecoder(Decoder):
         """
         positions = torch.arange(tokens.shape[1])[None] if shared is None else shared.positions
         angle = positions[:, None, :, None] * self.frequency
-        turn = angle.cos(), angle.sin()
-        x = self.embed(tokens)
+        turn = None if self.learned else (angle.cos(), angle.sin())
+        x = self.embed(tokens) + (self.pos[positions] if self.learned else 0)
         for layer, block in enumerate(self.blocks):
             x = x + _attend(block, block.ln_1(x), turn, shared)
             if shared is not None and layer == len(self.blocks) - 1:
@@ -62,10 +65,10 @@ class RotaryDecoder(Decoder):
         return self.unembed(self.ln(x))
 
 
-def _attend(block, h: Float[Tensor, "prompt pos d_model"], turn: tuple[Tensor, Tensor], shared: Shared | None
+def _attend(block, h: Float[Tensor, "prompt pos d_model"], turn: tuple[Tensor, Tensor] | None, shared: Shared | None
             ) -> Float[Tensor, "prompt pos d_model"]:
     q, k, v = (f(h).unflatten(-1, (block.n_heads, -1)).transpose(1, 2) for f in (block.q, block.k, block.v))
-    q, k = _turned(q, turn), _turned(k, turn)
+    q, k = (q, k) if turn is None else (_turned(q, turn), _turned(k, turn))
     if shared is None:
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tasks
 from tasks import maze
 from tasks._rotary import RotaryDecoder, save_neox
-from tasks._training import word_tokenizer
+from tasks._training import save_gpt2, word_tokenizer
 from tasks.maze import train
 from tasks.maze._tokens import CELL, ORIGIN_START, PADDING, PATH_END, PATH_START
 
@@ -18,7 +18,7 @@ from tasks.maze._tokens import CELL, ORIGIN_START, PADDING, PATH_END, PATH_START
 def decoder(size=4, seed=0, std=0.2, **shape):
     """A tiny decoder whose weights are large enough to matter."""
     torch.manual_seed(seed)
-    model = RotaryDecoder(len(maze.words(size)), 120, **{"n_layers": 2, "d_model": 32, "n_heads": 4} | shape)
+    model = RotaryDecoder(len(maze.words(size)), 200, **{"n_layers": 2, "d_model": 32, "n_heads": 4} | shape)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim == 2:
@@ -133,9 +133,11 @@ def test_with_cycles_every_shortest_step_is_right():
     assert sorted(right) == [0, 1]
 
 
-@pytest.mark.parametrize("options", [{"generator": "dfs"}, {"generator": "dfs_percolation"}, {"do_forks": False}])
+@pytest.mark.parametrize("options", [{"generator": "dfs"}, {"generator": "dfs_percolation"}, {"do_forks": False},
+                                     {"learned": True}])
 def test_packed_queries_are_answered_as_if_each_stood_alone(options):
-    model, mazes = decoder(5), maze.random_mazes(4, 5, seed=1, **options)
+    model = decoder(5, learned=options.pop("learned", False))
+    mazes = maze.random_mazes(4, 5, seed=1, **options)
     tokens, goal, shared = train.pack(mazes, (1, 0))
     logits, place, n_queries = model(tokens, shared=shared), 0, 0
     for row, goals in zip(tokens.tolist(), goal.tolist(), strict=True):
@@ -154,6 +156,23 @@ def test_packed_queries_are_answered_as_if_each_stood_alone(options):
     assert place == len(logits) and n_queries > 20
 
 
+def test_one_query_and_goals_in_the_list_are_ordinary_prompts():
+    model, mazes = decoder(4), maze.random_mazes(5, 4, seed=2)
+    tokens, goal, shared = train.pack(mazes, (1, 0), queries="one", whole=True)
+    logits, place = model(tokens, shared=shared), 0
+    for row, goals in zip(tokens.tolist(), goal.tolist(), strict=True):
+        assert row.count(ORIGIN_START) == 1
+        alone = [token for token in row if token != PADDING]
+        asked = [at for at in range(len(row)) if goals[at] >= 0]
+        kept = [len([t for t in row[:at] if t != PADDING]) for at in asked]
+        wanted = model(torch.tensor([alone]))[0, kept]
+        torch.testing.assert_close(logits[place : place + len(asked)], wanted, rtol=0, atol=1e-4)
+        n_list = alone.index(ORIGIN_START)
+        assert [goals[at] for at in asked[: n_list - 1]] == alone[1:n_list]  # every next token of the list
+        place += len(asked)
+    assert place == len(logits)
+
+
 def test_batches_are_a_function_of_the_step_alone():
     one, other = (train.batches(4, 8, generator="dfs") for _ in range(2))
     for step in (0, 70, 3):
@@ -162,9 +181,10 @@ def test_batches_are_a_function_of_the_step_alone():
     assert not torch.equal(one(0)[0], one(1)[0])
 
 
-def test_a_saved_decoder_computes_the_same_in_hugging_face(tmp_path):
-    model = decoder(4)
-    save_neox(model, tmp_path, word_tokenizer(maze.words(4), pad="<PADDING>"))
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_saved_decoder_computes_the_same_in_hugging_face(tmp_path, learned):
+    model = decoder(4, learned=learned)
+    (save_gpt2 if learned else save_neox)(model, tmp_path, word_tokenizer(maze.words(4), pad="<PADDING>"))
     net, tokens = AutoModelForCausalLM.from_pretrained(tmp_path).eval(), torch.randint(0, 27, (3, 50))
     with torch.inference_mode():
         torch.testing.assert_close(net(tokens).logits, model(tokens), rtol=1e-5, atol=1e-5)
@@ -173,7 +193,7 @@ def test_a_saved_decoder_computes_the_same_in_hugging_face(tmp_path):
 
 
 def test_training_resumes_and_writes_a_directory_with_checkpoints_and_a_card(tmp_path, monkeypatch):
-    for name, value in dict(SHAPE=dict(n_layers=2, d_model=16, n_heads=2), BATCH=4, HELD_OUT=8).items():
+    for name, value in dict(BATCH=4, HELD_OUT=8).items():
         monkeypatch.setattr(train, name, value)
 
     class Killed(Exception):
@@ -186,12 +206,13 @@ def test_training_resumes_and_writes_a_directory_with_checkpoints_and_a_card(tmp
             return whole(batch)(model, step)
         return loss_at
 
-    whole, arguments = train.path_loss, ["--size", "3", "--steps", "34", "--every", "32", "--out"]
+    whole, arguments = train.token_loss, [
+        *"--size 3 --steps 34 --every 32 --layers 2 --width 16 --heads 2 --out".split()]
     train.main([*arguments, str(tmp_path / "whole")])
-    monkeypatch.setattr(train, "path_loss", killed)
+    monkeypatch.setattr(train, "token_loss", killed)
     with pytest.raises(Killed):
         train.main([*arguments, str(tmp_path / "killed")])
-    monkeypatch.setattr(train, "path_loss", whole)
+    monkeypatch.setattr(train, "token_loss", whole)
     train.main([*arguments, str(tmp_path / "killed")])
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "killed")]
     assert weights[0] == weights[1]
@@ -200,7 +221,7 @@ def test_training_resumes_and_writes_a_directory_with_checkpoints_and_a_card(tmp
     assert sorted(p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()) == [
         "step-000000", "step-000032", "step-000034"]
     card = (tmp_path / "whole" / "README.md").read_text()
-    assert "Solves 3x3 lattice mazes (dfs)" in card and "--size 3 --steps 34" in card
+    assert "Solves 3x3 lattice mazes (dfs)" in card and "--size 3 --steps 34 --layers 2 --width 16" in card
 
 
 def test_snapshots_are_log_spaced_and_the_same_for_longer_runs():
