@@ -5,11 +5,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from ._generators import GENERATORS
-from ._lattice import Connections, Shape, degrees, distances, identities, shape_of, shortest_paths, ways
+from ._lattice import (
+    Connections,
+    Shape,
+    degrees,
+    distances,
+    edges,
+    identities,
+    open_edges,
+    shape_of,
+    shortest_paths,
+    ways,
+)
 
 _CHUNK_CELLS, _MOST, _FEWEST = 2**16, 2048, 16  # cells and mazes made at a time: the working set stays in the cache
 _PATIENCE = 50  # chunks in a row without a maze that will do
@@ -168,15 +179,36 @@ def is_tree(mazes: Mazes) -> Bool[ndarray, " maze"]:
     return n_ends == 2 * (inside.sum(1) - 1)
 
 
-def draw(mazes: Mazes, row: int) -> str:
-    """One maze as text: `#` walls, `O` origin, `X` target, `.` the path between."""
+def draw(mazes: Mazes, row: int, passage: Float[ndarray, " edge"] | Bool[ndarray, " edge"] | None = None,
+         path: Sequence[int] | Int[ndarray, " step"] | None = None) -> str:
+    """One maze as text: `#` walls, `O` origin, `X` target, `.` the path between.
+
+    With `passage`, the probability of a passage that a probe gives to each edge, walls are drawn as they are read, and
+    errors stand out: `?` a wall that is read as open, `+` a passage that is read as a wall. With `path`, the cells a
+    model walked, its steps are `*`, also those through walls.
+    """
     (rows, cols), (down, right) = mazes.shape, mazes.connections[row]
     canvas = np.full((2 * rows + 1, 2 * cols + 1), "#")
     canvas[1::2, 1::2] = " "
     canvas[2::2, 1::2] = np.where(down, " ", "#")
     canvas[1::2, 2::2] = np.where(right, " ", "#")
-    at = [(2 * (cell // cols) + 1, 2 * (cell % cols) + 1) for cell in mazes.paths[row].tolist() if cell >= 0]
-    for (y, x), (to_y, to_x) in zip(at, at[1:], strict=False):
-        canvas[y, x] = canvas[(y + to_y) // 2, (x + to_x) // 2] = "."
-    canvas[at[0]], canvas[at[-1]] = "O", "X"
+    if path is not None:
+        path = [int(cell) for cell in path if 0 <= cell < rows * cols]
+    for mark, cells in ((".", [c for c in mazes.paths[row].tolist() if c >= 0]), ("*", path or [])):
+        for cell, before in zip(cells, cells[:1] + cells, strict=False):
+            canvas[_spot(cell, cell, cols)] = mark
+            if abs(cell // cols - before // cols) + abs(cell % cols - before % cols) == 1:
+                canvas[_spot(before, cell, cols)] = mark
+    if passage is not None:
+        is_open = open_edges(mazes.connections[row : row + 1])[0]
+        for edge in np.flatnonzero((np.asarray(passage) > 0.5) != is_open):
+            a, b = edges(mazes.shape)[edge].tolist()
+            canvas[_spot(a, b, cols)] = "+" if is_open[edge] else "?"
+    for mark, cell in (("O", int(mazes.origins[row])), ("X", int(mazes.targets[row]))):
+        canvas[_spot(cell, cell, cols)] = mark
     return "\n".join("".join(line) for line in canvas)
+
+
+def _spot(a: int, b: int, cols: int) -> tuple[int, int]:
+    """Line and column in the drawing of what lies between two neighbouring cells, or of a cell and itself."""
+    return a // cols + b // cols + 1, a % cols + b % cols + 1
