@@ -54,8 +54,10 @@ often the best fixed answer is.
 |---|---|---|---|
 {table}
 
-The log is in `log.jsonl`{checkpoints}. Made by `python -m tasks.space_time.train --steps {steps} --seed {seed}`.
-Intended for interpretability research; it has no other use.
+The log is in `log.jsonl`{checkpoints}.
+
+Made by `python -m tasks.space_time.train --steps {steps} --seed {seed}`. Intended for interpretability research; it
+has no other use.
 """
 
 
