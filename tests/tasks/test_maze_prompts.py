@@ -224,19 +224,3 @@ def test_impossible_cases_are_refused():
         maze.cases("add", n=5, size=(1, 6), reserved=None)
     with pytest.raises(ValueError, match="found only 0 of 70 reserved dfs mazes of 1x6"):  # the one there is, is not
         maze.cases("add", n=5, size=(1, 6))
-
-
-def test_legacy_prompts_of_maze_dataset_are_the_same_up_to_the_order_of_the_list():
-    """Parity with the package itself, where it is installed (with muutils<0.9 and zanj<0.6)."""
-    pytest.importorskip("maze_dataset")
-    from maze_dataset import SolvedMaze
-    from maze_dataset.tokenization import MazeTokenizer, TokenizationMode
-
-    tokenizer = MazeTokenizer(tokenization_mode=TokenizationMode.AOTP_UT_rasterized, max_grid_size=5)
-    assert list(tokenizer.token_arr) == maze.words(5)
-    mazes = maze.random_mazes(100, 5, "dfs_percolation")
-    for row, text in enumerate(maze.to_text(maze.tokenise(mazes).tokens)):
-        path = np.stack(np.unravel_index(mazes.paths[row][mazes.paths[row] >= 0], (5, 5)), 1)
-        theirs = " ".join(SolvedMaze(connection_list=mazes.connections[row], solution=path).as_tokens(tokenizer))
-        assert set(passages(text)) == set(passages(theirs))
-        assert text.split("<ADJLIST_END>")[1] == theirs.split("<ADJLIST_END>")[1]
