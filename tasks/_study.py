@@ -64,6 +64,8 @@ class Reading:
         components: Read from the first 1, 2, 4, ... principal components too.
         scores: Scores of the task's own: name -> (truth, answer), each (row, target) in the label's units, -> (row,)
             numbers whose mean is reported (kilometres, a rank among all answers).
+        given: Whether the label stands in the input, so that it is no news that it can be read, only where: probes are
+            then held against chance alone.
         followed: Whether the checkpoints of the model are read, too.
         groups: What a group is called: mazes, places.
     """
@@ -81,6 +83,7 @@ class Reading:
     transfer: Sequence[str] = ()
     components: bool = False
     scores: Mapping[str, Callable[[ndarray, ndarray], ndarray]] = field(default_factory=dict)
+    given: bool = False
     followed: bool = False
     groups: str = "groups"
 

@@ -6,10 +6,11 @@
     worldprobe models                                  # reference models; `models path NAME` prints a directory
     worldprobe cache ls                                # activation stores; also verify, repair, prune
 
-A study is a module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)`, imported only
-when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are not passed,
-so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails or a store is damaged, 2 for
-an error, 130 for Ctrl-C.
+A task has a study where its folder says what one asks (`tasks._study`), which `worldprobe._study` carries out; a
+module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)` is one of its own. Either is
+imported only when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are
+not passed, so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails or a store is
+damaged, 2 for an error, 130 for Ctrl-C.
 """
 
 import argparse
@@ -28,6 +29,7 @@ _INTERVENE_EXAMPLES = """examples:
   worldprobe intervene decoy --out runs/decoy
   worldprobe intervene decoy --model decoy-1 --labels mark --edits steer,leace --quick --out runs/mark
   worldprobe intervene othello --model othello-6x6 --with size=6 --with edit=erase --windows --out runs/erase
+  worldprobe intervene othello --target e6 --price 0.01 --out runs/e6
 """
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
@@ -74,7 +76,7 @@ def parser() -> Parser:
                         ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
                                       argument_default=argparse.SUPPRESS, allow_abbrev=False)
-        command.add_argument("name", metavar="TASK" if name == "run" else "PAPER", help="e.g. othello")
+        command.add_argument("name", metavar="TASK" if name == "run" else "PAPER", help="a study, e.g. othello")
         _study_options(command)
     _intervene_command(commands, shared)
     listing = commands.add_parser("models", help="list the reference models, or print the directory of one",
@@ -90,9 +92,12 @@ def _study_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
     add("--model", metavar="M", help="reference model, local directory, Hub id, or old TransformerLens file")
-    add("--games", type=_count, metavar="N", help="prompts (games) for the probes")
-    add("--cases", metavar="KIND", help="intervention cases: published, natural, unnatural")
-    add("--n-cases", type=_count, metavar="N", help="fewer intervention cases than all of them")
+    add("--prompts", type=_count, metavar="N", help="prompts for every reading (default: what the study says)")
+    add("--games", type=_count, metavar="N", help="othello: games for the probes")
+    add("--cases", metavar="KIND", help="othello: intervention cases: published, natural, unnatural")
+    add("--n-cases", type=_count, metavar="N", help="cases to intervene on (default: what the study says)")
+    add("--with", dest="options", type=_option, action="append", metavar="KEY=VALUE", help="an option of the study, "
+        "such as size=6 or data=FILE.csv; may be given more than once")
     add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
     size = command.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a small version: minutes")
@@ -112,10 +117,15 @@ def _intervene_command(commands: Any, shared: Parser) -> None:
     add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
     add("--model", metavar="M", help="reference model, local directory or Hub id (default: the task's own)")
     add("--labels", type=_names, metavar="A,B", help="which labels (default: all that have cases)")
-    add("--edits", type=_names, metavar="A,B", help="steer, move_to, patch, project_out, leace (default: all)")
+    add("--edits", type=_names, metavar="A,B", help="to write a label: steer, move_to, patch, reflect, gradient; to "
+        "take it away: project_out, leace, inlp, rlace, splince (default: all)")
     add("--directions", type=_names, metavar="A,B", help="PROBE.read (its weights), PROBE.write (how activations move "
         "with the label) or PROBE.pair (read along the one, move along the other) of mass_mean, logistic, lda, "
         "encoding (default: mass_mean.write,logistic.read,encoding.write,lda.pair)")
+    add("--target", metavar="T", help="of a label with several targets, such as the squares of a board: which one to "
+        "learn a subspace for (default: the one with the most cases)")
+    add("--price", type=float, metavar="KL", help="compare edits at this side effect, in nats (default: the median "
+        "edit's largest); for another price nothing is computed again")
     add("--prompts", type=_count, metavar="N", help="prompts to learn directions from")
     add("--n-cases", type=_count, metavar="N", help="cases to edit, for every label")
     add("--with", dest="options", type=_option, action="append", metavar="KEY=VALUE", help="an option of the task, "
@@ -216,6 +226,13 @@ def cache(arguments: argparse.Namespace) -> int:
 
 def studies() -> list[str]:
     """Tasks that have a study."""
+    from . import _study
+
+    return sorted({*_own_studies(), *_study.studies()})
+
+
+def _own_studies() -> list[str]:
+    """Tasks whose study is a module of this package."""
     import pkgutil
 
     import tasks
@@ -237,26 +254,29 @@ def _call(function: str, arguments: argparse.Namespace) -> Any:
     import inspect  # a tenth of the time of --help
 
     given = vars(arguments)
-    task, out = given["name"], given["out"]
-    if task not in studies():
+    task, out, own = given["name"], given["out"], given["name"] in _own_studies()
+    if not own and task not in studies():
         raise CommandError(no_such("task" if function == "run" else "paper", task, studies()))
-    study = importlib.import_module(f"worldprobe._{task}")
+    study = importlib.import_module(f"worldprobe._{task}" if own else "worldprobe._study")
     dry = given.get("dry_run", False)
     call = getattr(study, "plan" if dry else function, None)
     if call is None:
         raise CommandError(f"{task} has no {'plan for --dry-run' if dry else function}; leave it out")
     options = {k: v for k, v in given.items() if k not in _NOT_OPTIONS}
+    if "options" in options:
+        options["options"] = dict(options["options"])
     taken = inspect.signature(call).parameters
     if unknown := [_flag(k) for k in options if k not in taken]:
-        known = ", ".join(_flag(k) for k in taken if k not in ("out", "log"))
+        known = ", ".join(_flag(k) for k in taken if k not in ("out", "log", "task"))
         raise CommandError(f"{function} {task} does not take {', '.join(unknown)}; it takes {known}")
+    names = [] if own else [task]
     if dry:
-        return call(**options)
+        return call(*names, **options)
     from ._run import discard_run, say
 
     if given.get("fresh"):
         discard_run(out)
-    return Path(call(out, **options, log=say))
+    return Path(call(out, *names, **options, log=say))
 
 
 def _count(text: str) -> int:
@@ -288,7 +308,7 @@ def _age(text: str) -> float:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--with" if name == "options" else "--" + name.replace("_", "-")
 
 
 def no_such(what: str, name: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 
 import tasks
 from probing import check_fits, check_numerics, identify, load_model, results_frame, write_results
+from probing._results import KEY
 from tasks import LabelledPrompts
 from tasks._study import Found, Study
 
@@ -191,6 +192,7 @@ def carry_out(out: str | Path, task: str, model: str | None, *, prompts: int | N
                                             quick)
     tables += followed
     table = results_frame([row for table in tables if len(table) for row in table.to_dict("records")])
+    table = table.drop_duplicates([*KEY, "value"], ignore_index=True)  # several ways to edit share their null
     if len(table):
         write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
     found = Found(who.name, table, transitions, bridge, config, readings, changes)
