@@ -1,6 +1,7 @@
 """Does a model know its world? Its answers about pairs that training never asked about."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -40,17 +41,19 @@ def _asked(model: Model, relation: str, a: Int[ndarray, " pair"], b: Int[ndarray
     names, vocabulary = entities(known(relation).scheme).table["entity"].to_numpy(), np.array(words())
     right = answers(relation, a, b)
     said = _said(model, torch.from_numpy(prompts_of(relation, a, b)), batch_size)
-    every = close_answers(relation, answers(relation, *map(np.concatenate, zip(*_all(relation), strict=True))))
     low, high = np.minimum(a, b), np.maximum(a, b)
     told = np.array(known(relation).answers)[right]
     return pd.DataFrame({
         "relation": relation, "a": names[a], "b": names[b], "group": names[low] + ", " + names[high],
         "right": told, "said": vocabulary[said], "exact": vocabulary[said] == told,
-        "within_one": close_answers(relation, right)[np.arange(len(a)), said], "chance": every.mean(0).max()})
+        "within_one": close_answers(relation, right)[np.arange(len(a)), said], "chance": chance(relation)})
 
 
-def _all(relation: str) -> list[tuple[ndarray, ndarray]]:
-    return [pairs_of(relation, reserved) for reserved in (True, False)]
+@cache
+def chance(relation: str) -> float:
+    """Share of all questions of a relation for which the best fixed answer is within one bin."""
+    every = [close_answers(relation, answers(relation, *pairs_of(relation, reserved))) for reserved in (True, False)]
+    return float(np.concatenate(every).mean(0).max())
 
 
 @torch.inference_mode()
