@@ -6,7 +6,7 @@
 """
 
 from ._coincidence import coincidence, coincidences
-from ._curve import Curve
+from ._curve import Curve, log_steps
 from ._transition import transition, transitions
 
-__all__ = ["Curve", "coincidence", "coincidences", "transition", "transitions"]
+__all__ = ["Curve", "coincidence", "coincidences", "log_steps", "transition", "transitions"]

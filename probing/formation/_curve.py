@@ -75,6 +75,11 @@ class Curve:
 
     @property
     def x(self) -> Float[ndarray, " step"]:
-        """log10 of the steps; step 0 stands as far before the first as that before the second."""
-        x = np.log10(self.steps[1:])
-        return np.r_[2 * x[0] - x[1], x]
+        """`log_steps` of the steps."""
+        return log_steps(self.steps)
+
+
+def log_steps(steps: Int[ndarray, " step"]) -> Float[ndarray, " step"]:
+    """log10 of steps from 0; step 0 stands as far before the first as that before the second."""
+    x = np.log10(steps[1:])
+    return np.r_[2 * x[0] - x[1], x]

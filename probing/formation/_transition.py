@@ -48,7 +48,7 @@ def transition(curve: Curve, seed: int = 0) -> dict:
 
     `_low` and `_high` are the 95 % percentile interval over the curve's draws, which know of the groups it was scored
     on and nothing of other seeds of training; they are missing without draws. What happens between two checkpoints is
-    not seen: a jump is put in between, and step 0 stands where `Curve.x` says. A curve that never moves has no
+    not seen: a jump is put in between, and step 0 stands where `log_steps` says. A curve that never moves has no
     transition, all of this is missing.
     """
     x, y = curve.x, curve.values
