@@ -48,6 +48,7 @@ def held_out(acts: Acts, prompts: LabelledPrompts, label: str, column: str, prob
     """Every block of `column` (country, decade, topic) is left out of training in turn, and read by the probe that
     never saw it. Rows of subset `COLUMN held out` pool the test rows of all blocks, each read by its own probe;
     `COLUMN=VALUE held out` are those of one block, and `COLUMN=VALUE` the same rows read by the probe of all blocks.
+    Examples without a block (None, NaN, an empty text) stay in training, and are not scored in the pooled rows.
 
     Raises:
         KeyError: No such column.
@@ -59,7 +60,8 @@ def held_out(acts: Acts, prompts: LabelledPrompts, label: str, column: str, prob
     pooled: dict[str | None, Guess] = {}
     parts: list[dict] = []
     named = _name(probe, name)
-    for value in np.unique(block):
+    in_one = asked.splits["test"] & (block != "")
+    for value in _values(block):
         there = block == value
         if not (asked.splits["test"] & there).any():
             continue
@@ -72,8 +74,8 @@ def held_out(acts: Acts, prompts: LabelledPrompts, label: str, column: str, prob
             asked_whole, guess_whole = whole[control]
             beside = replace(asked_whole, splits={**asked.splits, "test": apart.splits["test"]})
             parts += _rows(beside, {control: (beside, guess_whole)}, site, named, seed, extra, f"{column}={value}")
-    rows = _rows(asked, {c: (whole[c][0], g) for c, g in pooled.items()}, site, named, seed, extra,
-                 f"{column} held out")
+    together = {c: (replace(whole[c][0], splits={**asked.splits, "test": in_one}), g) for c, g in pooled.items()}
+    rows = _rows(asked, together, site, named, seed, extra, f"{column} held out")
     return _frame(acts, prompts, rows + parts)
 
 
@@ -118,9 +120,9 @@ def transfer_matrix(acts: Acts, prompts: LabelledPrompts, label: str, column: st
     block = _blocks(prompts, column)
     asked, X, choices = _question(acts, prompts, label), _features(acts, prompts, site), candidates(probe)
     rows = []
-    for source in np.unique(block):
+    for source in _values(block):
         fits = _arms(_apart(asked, block == source, np.ones(len(block), bool)), X, choices, seed)
-        for target in np.unique(block):
+        for target in _values(block):
             test = asked.splits["test"] & (block == target)
             if test.any():
                 arms = {c: (replace(q, splits={**q.splits, "test": test}), g) for c, (q, g) in fits.items()}
@@ -176,10 +178,16 @@ def _blocks(prompts: LabelledPrompts, column: str) -> ndarray:
     if column not in prompts.examples:
         raise KeyError(f"the prompts of {prompts.task} have no column {column!r} to hold out by; they have "
                        f"{', '.join(c for c in prompts.examples if '/' not in c)}")
-    block = prompts.examples[column].to_numpy()
-    if len(np.unique(block)) < 2:
-        raise ValueError(f"{column} is {block[0]!r} in every example; holding it out leaves nothing to fit")
+    block = prompts.examples[column].fillna("").astype(str).to_numpy()
+    if len(values := _values(block)) < 2:
+        raise ValueError(f"{column} is {', '.join(map(repr, values)) or 'missing'} in every example; holding it out "
+                         "leaves nothing to fit")
     return block
+
+
+def _values(block: ndarray) -> list[str]:
+    """The blocks; examples without one are in none."""
+    return sorted(set(block) - {""})
 
 
 def _apart(asked: Question, fit: Bool[ndarray, " example"], test: Bool[ndarray, " example"]) -> Question:

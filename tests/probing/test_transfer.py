@@ -50,6 +50,16 @@ def test_a_block_with_a_code_of_its_own_is_lost_when_held_out_and_read_when_seen
             assert (value(matrix, f"{a} to {c}") > 0.95) == ((a == "b") == (c == "b"))
 
 
+def test_examples_without_a_block_stay_in_training_and_are_not_scored():
+    acts, prompts = world()
+    some = prompts.examples.assign(block=prompts.examples["block"].where(prompts.examples["block"] != "c"))
+    table = held_out(acts, LabelledPrompts("world", prompts.tokens, prompts.lengths, some), "at", "block", RidgeProbe(),
+                     SITE)
+    pooled = table[(table["subset"] == "block held out") & (table["metric"] == "r2") & table["control"].isna()]
+    n_test = ((some["split"] == "test") & some["block"].notna()).sum()
+    assert pooled["n_groups"].item() == n_test and not table["subset"].str.contains("=c").any()
+
+
 def test_what_another_set_of_prompts_adds_to_every_state_is_taken_out_by_centring():
     (acts, prompts), (others, other_prompts) = world(0), world(1, shift=2.0)
     table = transfer(acts, prompts, others, other_prompts, "at", RidgeProbe(), SITE, "shifted")
