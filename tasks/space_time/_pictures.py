@@ -55,7 +55,7 @@ def map_picture(maps: Sequence[Map], *, land: bool = True, columns: int = 1,
     parts = [f'<clipPath id="frame"><rect width="{width:.1f}" height="{height:.1f}"/></clipPath>']
     for i, one in enumerate(maps):
         x, y = i % columns * (width + GAP), i // columns * (height + TOP + GAP)
-        parts.append(_text(x, y + 15, one.title, 13, INK, bold=True) + _text(x, y + 31, one.note, 10.5, MUTED))
+        parts.append(text(x, y + 15, one.title, 13, INK, bold=True) + text(x, y + 31, one.note, 10.5, MUTED))
         under, over = _regions(regions or {}, frame, width, height)
         marks = (_coast(frame, width, height) if land else "") + under + _errors(one, frame, width, height) + over
         parts.append(f'<g transform="translate({x:.1f},{y + TOP:.1f})"><g clip-path="url(#frame)">{marks}</g>'
@@ -64,7 +64,7 @@ def map_picture(maps: Sequence[Map], *, land: bool = True, columns: int = 1,
     marked = any(m.marked is not None and m.marked.any() for m in maps)
     legend = [(_ring(6, 0), "where it is"), (_dot(6, 0, BLUE), "where the probe puts it")]
     legend += [(_dot(6, 0, ORANGE), "the same, of a block that it was not fitted on")] if marked else []
-    return _document("".join(parts) + _legend(legend, bottom + 8), bottom + 22)
+    return document("".join(parts) + _legend(legend, bottom + 8), bottom + 22)
 
 
 def time_picture(true: Float[ndarray, " event"], predicted: Float[ndarray, " event"], *, title: str = "",
@@ -77,20 +77,20 @@ def time_picture(true: Float[ndarray, " event"], predicted: Float[ndarray, " eve
     def at(t: float) -> float:
         return left + (right - left) * (t - low) / ((high - low) or 1)
 
-    parts = [_text(0, 15, title, 13, INK, bold=True)]
+    parts = [text(0, 15, title, 13, INK, bold=True)]
     for y, name in ((above, "true"), (below, "read")):
         parts.append(f'<path d="M{left} {y}H{right}" style="stroke:{MUTED}"/>'
-                     + _text(left - 10, y + 4, name, 11, INK, anchor="end"))
+                     + text(left - 10, y + 4, name, 11, INK, anchor="end"))
     for tick in _ticks(low, high):
         parts.append(f'<path d="M{at(tick):.1f} {below}v5M{at(tick):.1f} {above}v-5" style="stroke:{MUTED}"/>'
-                     + _text(at(tick), below + 18, f"{tick:g}", 10.5, MUTED, anchor="middle"))
-    parts.append(_text(right, below + 34, unit, 10.5, MUTED, anchor="end"))
+                     + text(at(tick), below + 18, f"{tick:g}", 10.5, MUTED, anchor="middle"))
+    parts.append(text(right, below + 34, unit, 10.5, MUTED, anchor="end"))
     for i in range(0, len(true), -(-len(true) // MOST)):
         colour = ORANGE if marked is not None and marked[i] else BLUE
         a, b = at(float(true[i])), at(float(predicted[i]))
         parts.append(f'<path d="M{a:.1f} {above}L{b:.1f} {below}" style="stroke:{colour};stroke-width:1" '
                      f'opacity="0.55"/>' + _dot(a, above, colour, 2) + _dot(b, below, colour, 2))
-    return _document("".join(parts), below + 40)
+    return document("".join(parts), below + 40)
 
 
 def errors_picture(errors: Mapping[str, Float[ndarray, " entity"]], *, unit: str, title: str = "") -> str:
@@ -105,25 +105,25 @@ def errors_picture(errors: Mapping[str, Float[ndarray, " entity"]], *, unit: str
     low = max(float(np.quantile(every[every > 0], 0.02)) if (every > 0).any() else high / 10, high / 1e4)
     left, right, top, bottom = 46, WIDTH - 200, 30, 240
     decades = np.log(high / low) or 1.0
-    parts = [_text(0, 15, title, 13, INK, bold=True)]
+    parts = [text(0, 15, title, 13, INK, bold=True)]
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = bottom - (bottom - top) * share
         parts.append(f'<path d="M{left} {y:.1f}H{right}" style="stroke:{GRID}"/>'
-                     + _text(left - 8, y + 4, f"{100 * share:.0f} %", 10.5, MUTED, anchor="end"))
+                     + text(left - 8, y + 4, f"{100 * share:.0f} %", 10.5, MUTED, anchor="end"))
     for tick in _log_ticks(low, high):
         x = left + (right - left) * np.log(tick / low) / decades
         parts.append(f'<path d="M{x:.1f} {bottom}v5" style="stroke:{MUTED}"/>'
-                     + _text(x, bottom + 18, f"{tick:,g}", 10.5, MUTED, anchor="middle"))
-    parts.append(_text((left + right) / 2, bottom + 36, f"error, at most so many {unit}", 11, INK, anchor="middle"))
+                     + text(x, bottom + 18, f"{tick:,g}", 10.5, MUTED, anchor="middle"))
+    parts.append(text((left + right) / 2, bottom + 36, f"error, at most so many {unit}", 11, INK, anchor="middle"))
     for i, (name, found) in enumerate(errors.items()):
         x = left + (right - left) * np.log(np.quantile(found, np.linspace(0, 1, 101)).clip(low) / low) / decades
         y = bottom - (bottom - top) * np.linspace(0, 1, 101)
         line = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
         parts.append(f'<path d="M{line}" style="fill:none;stroke:{SERIES[i]};stroke-width:{1.6 if i else 2.6}"/>')
         parts.append(f'<path d="M{right + 16} {top + 12 + 34 * i}h16" style="stroke:{SERIES[i]};stroke-width:2.6"/>'
-                     + _text(right + 38, top + 16 + 34 * i, name, 11, INK)
-                     + _text(right + 38, top + 30 + 34 * i, f"median {_number(np.median(found))} {unit}", 10.5, MUTED))
-    return _document("".join(parts), bottom + 46)
+                     + text(right + 38, top + 16 + 34 * i, name, 11, INK)
+                     + text(right + 38, top + 30 + 34 * i, f"median {_number(np.median(found))} {unit}", 10.5, MUTED))
+    return document("".join(parts), bottom + 46)
 
 
 @cache
@@ -175,7 +175,7 @@ def _regions(regions: Mapping[str, Float[ndarray, "place 2"]], frame: Frame, wid
         if len(at) > 2:
             shapes += (f'<path d="{_line(at[ConvexHull(at).vertices])}" style="fill:{GRID};stroke:{MUTED};'
                        'stroke-width:0.8;stroke-linejoin:round" opacity="0.5"/>')
-        names += _text(float(at[:, 0].mean()), float(at[:, 1].mean()) + 7, name, 20, INK, anchor="middle", bold=True)
+        names += text(float(at[:, 0].mean()), float(at[:, 1].mean()) + 7, name, 20, INK, anchor="middle", bold=True)
     return shapes, f'<g style="stroke:{PAPER};stroke-width:4;paint-order:stroke;stroke-linejoin:round">{names}</g>'
 
 
@@ -211,7 +211,7 @@ def _number(value: float) -> str:
 def _legend(entries: Sequence[tuple[str, str]], y: float) -> str:
     out, x = "", 0.0
     for mark, words in entries:
-        out += f'<g transform="translate({x:.1f},{y - 4:.1f})">{mark}</g>' + _text(x + 16, y, words, 11, INK)
+        out += f'<g transform="translate({x:.1f},{y - 4:.1f})">{mark}</g>' + text(x + 16, y, words, 11, INK)
         x += 36 + 6 * len(words)
     return out
 
@@ -224,14 +224,14 @@ def _dot(x: float, y: float, colour: str, radius: float = 1.9) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{colour}"/>'
 
 
-def _text(x: float, y: float, words: Shaped[ndarray, ""] | str, size: float, colour: str, anchor: str = "start",
+def text(x: float, y: float, words: Shaped[ndarray, ""] | str, size: float, colour: str, anchor: str = "start",
           bold: bool = False) -> str:
     weight = ";font-weight:600" if bold else ""
     return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" '
             f'style="fill:{colour}{weight}">{escape(str(words))}</text>') if words else ""
 
 
-def _document(body: str, height: float) -> str:
+def document(body: str, height: float) -> str:
     """The drawing on a paper of its own, with a little room at its sides."""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 8} {height + 8:.0f}" '
             f'width="{WIDTH + 8}" height="{height + 8:.0f}" font-family="{escape(FONT)}">'
