@@ -46,6 +46,8 @@ class Spot(Site):
         return Site(self.stream, self.layer, self.head)
 
 
+SMALLEST_GAP = 1e-3  # of the metric, between no edit and the ceiling, of which shares are taken
+
 JointEdits = Mapping[Spot, Edit]
 JointDirections = Mapping[Spot, Float[Tensor, "#case _"]]
 MakeJoint = Callable[[float], JointEdits]
@@ -225,7 +227,7 @@ def _rows(found: Measured, rows: EffectRows, clean: Float[ndarray, " case"], bec
         dose_rows(rows, found, i, alpha)
     if planned is not None:
         planned_rows(rows, found, 0, list(alphas).index(planned), alpha=planned)
-    if "full_patch" in found.fixed:
+    if "full_patch" in found.fixed and rows.common["subset"] == "all":  # it has subsets of its own
         nie_rows(rows, found, 0, alphas, becomes)
     if "told" in found.fixed:
         for metric in recovered:
@@ -236,8 +238,8 @@ def _rows(found: Measured, rows: EffectRows, clean: Float[ndarray, " case"], bec
 def _recovery_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequence[float | int]) -> None:
     """Shares of the gap between the unedited prompt and the one that tells of the change; none where they are alike."""
     null, gap = found.unedited["null"][:, which], found.fixed["told"][:, which] - found.unedited["null"][:, which]
-    metric, mean_gap = f"{found.names[which]}_recovery", float(mean_over(gap)) if len(gap) else 0.0
-    if not np.isfinite(mean_gap) or abs(mean_gap) < 1e-3:
+    metric, there = f"{found.names[which]}_recovery", ~np.isnan(gap)
+    if not there.any() or abs(mean_gap := float(gap[there].mean())) < SMALLEST_GAP:
         return
     for value, name in ((0, "null"), (1, "told")):
         rows.exactly(value, metric=metric, control=name, alpha=None, unit=None)
