@@ -46,7 +46,7 @@ class LEACE(Eraser):
 
         Args: As in `from_moments`.
         """
-        return cls._solve(scatter_of(X, Y), **options)
+        return cls.from_scatter(scatter_of(X, Y), **options)
 
     @classmethod
     def from_moments(cls, moments: Moments, label: str, folds: str | Sequence[str] | None = "train",
@@ -64,10 +64,10 @@ class LEACE(Eraser):
         Raises:
             ValueError: The label is constant; rows without one; options out of range.
         """
-        return cls._solve(*moments_scatter(moments, [label], folds), **options)
+        return cls.from_scatter(*moments_scatter(moments, [label], folds), **options)
 
     @classmethod
-    def _solve(
+    def from_scatter(
         cls,
         scatter: Scatter,
         *,
@@ -76,6 +76,10 @@ class LEACE(Eraser):
         affine: bool = True,
         tol: float = NOISE,
     ) -> "LEACE":
+        """From means and scatter, which many labels of the same rows share: see `Scatter.select`.
+
+        Args: As in `from_moments`.
+        """
         if method not in ("leace", "orth"):
             raise ValueError(f"method is 'leace' or 'orth', not {method!r}")
         white = Whitened.of(scatter, shrinkage, tol)

@@ -35,7 +35,7 @@ class SPLINCE(Eraser):
         Args: As in `from_moments`.
         """
         erased, kept = scatter_of(X, Y), scatter_of(X, keep)
-        return cls._solve(erased, kept, **options)
+        return cls.from_scatter(erased, kept, **options)
 
     @classmethod
     def from_moments(cls, moments: Moments, label: str, keep: str, folds: str | Sequence[str] | None = "train",
@@ -48,11 +48,15 @@ class SPLINCE(Eraser):
         Raises:
             ValueError: A label is constant, or some of what the label moves is what the kept label moves.
         """
-        return cls._solve(*moments_scatter(moments, [label, keep], folds), **options)
+        return cls.from_scatter(*moments_scatter(moments, [label, keep], folds), **options)
 
     @classmethod
-    def _solve(cls, erased: Scatter, kept: Scatter, *, shrinkage: float | int | str = "auto",
-               affine: bool = True, tol: float = NOISE) -> "SPLINCE":
+    def from_scatter(cls, erased: Scatter, kept: Scatter, *, shrinkage: float | int | str = "auto",
+                     affine: bool = True, tol: float = NOISE) -> "SPLINCE":
+        """From the scatter of the same rows with the columns to be erased, and with those to be kept.
+
+        Args: As in `from_moments`.
+        """
         z, y = (Whitened.of(scatter, shrinkage, tol) for scatter in (erased, kept))
         T = z.U - y.U @ (y.U.T @ z.U)
         sines = np.linalg.svd(T, compute_uv=False)

@@ -44,7 +44,7 @@ COLUMNS = {
     "penalty": ("float64", "C or alpha of the probe, chosen on validation where there were several"),
     "p_value": ("float64", "how likely so extreme a value is where there is nothing"),
     "p_adjusted": ("float64", "the p-value after `correction` over all cells of the table that have one"),
-    "correction": ("str", "benjamini_hochberg, holm or none"),
+    "correction": ("str", "benjamini_hochberg, holm, bonferroni (tcav) or none"),
     "model_hash": ("str", "digest of the weights that were run"),
     "data_hash": ("str", "digest of the prompts or cases"),
 }

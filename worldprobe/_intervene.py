@@ -7,6 +7,7 @@ folder, so that the same command again continues a run that was stopped.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ import pandas as pd
 from interventions import Dose, PatchRun, activation_patching, best_dose
 from probing import Site, check_fits, check_numerics, identify, load_model, results_frame, write_results
 from probing._progress import Progress
+from tasks import LabelledPrompts
 
-from ._intervene_arms import Method, methods, readers
+from ._intervene_arms import Method, erasers, methods, readers, suitable
 from ._intervene_bench import N_RANDOM, Bench
+from ._intervene_erasers import seconds as seconds_to_erase
 from ._intervene_probes import learn
-from ._intervene_task import Claim, claims, default_model, load_prompts, patching_pairs, task_module
+from ._intervene_task import Claim, Single, claims, default_model, load_prompts, patching_pairs, single, task_module
 from ._run import Run, open_run
 
 FULL: dict[str, Any] = {"prompts": 1000, "n_cases": 500, "refits": 4, "steps": 240}
@@ -32,8 +35,9 @@ PATCHING = ("denoise", "noise")
 
 def run(out: str | Path, task: str, model: str | None = None, *, labels: Sequence[str] | None = None,
         edits: Sequence[str] | None = None, directions: Sequence[str] | None = None, prompts: int | None = None,
-        n_cases: int | None = None, options: Mapping[str, Any] | None = None, windows: bool = False, seed: int = 0,
-        quick: bool = False, log: Callable[[str], None] = print) -> Path:
+        n_cases: int | None = None, options: Mapping[str, Any] | None = None, target: str | None = None,
+        windows: bool = False, price: float | int | None = None, seed: int = 0, quick: bool = False,
+        log: Callable[[str], None] = print) -> Path:
     """The whole study; returns the path of the report. The same call again continues where it stopped.
 
     Args:
@@ -43,27 +47,33 @@ def run(out: str | Path, task: str, model: str | None = None, *, labels: Sequenc
         edits, directions: Names in `worldprobe._intervene_arms`: VERBS and POSSIBLE.
         prompts, n_cases: How many to learn directions from, and to edit.
         options: Given to the task's `load` and `cases`.
+        target: Which target of a label that has several the readout-mediator report is about; by default the one
+            with the most cases.
         windows: Edit every window of layers together, not only single layers.
+        price: Side effect, in nats, at which edits are compared; by default the median edit's largest. Nothing is
+            computed again for another price.
         quick: Fewer prompts, cases, directions and doses.
     """
     from ._intervene_report import write_intervene_report
 
+    _check_price(price)
     return write_intervene_report(study(out, task, model, labels=labels, edits=edits, directions=directions,
-                                        prompts=prompts, n_cases=n_cases, options=options, windows=windows, seed=seed,
-                                        quick=quick, log=log))
+                                        prompts=prompts, n_cases=n_cases, options=options, target=target,
+                                        windows=windows, seed=seed, quick=quick, log=log), price)
 
 
 def plan(task: str, model: str | None = None, *, labels: Sequence[str] | None = None,
          edits: Sequence[str] | None = None, directions: Sequence[str] | None = None, prompts: int | None = None,
-         n_cases: int | None = None, options: Mapping[str, Any] | None = None, windows: bool = False, seed: int = 0,
-         quick: bool = False) -> str:
+         n_cases: int | None = None, options: Mapping[str, Any] | None = None, target: str | None = None,
+         windows: bool = False, price: float | int | None = None, seed: int = 0, quick: bool = False) -> str:
     """What `run` would do, before any work: stages, arms, bytes on disk, memory and time."""
+    _check_price(price)
     settings, module = _settings(quick, prompts, n_cases), task_module(task)
     bridge = load_model(model or default_model(task))
     few = load_prompts(module, 16, seed, options or {})
     check_fits(bridge, few)
     names = [claim.label for claim in claims(module, few, labels, 16, seed, options)]
-    chosen, layers, d = methods(edits, directions, quick), bridge.cfg.n_layers, bridge.cfg.d_model
+    chosen, layers, d = _methods(edits, directions, quick, few, names), bridge.cfg.n_layers, bridge.cfg.d_model
     places = layers * (layers + 1) // 2 if windows else layers
     doses = sum(len(m.doses(quick)) for m in chosen)
     arms = len(names) * (doses * places + sum(
@@ -71,7 +81,8 @@ def plan(task: str, model: str | None = None, *, labels: Sequence[str] | None = 
     forwards = arms * settings["n_cases"] / 2
     examples = settings["prompts"] * len(few) / int(few.examples["prompt"].nunique())
     parameters = sum(p.numel() for p in bridge.parameters())
-    seconds = forwards * (2 * parameters / 2e10 + 2e-5) + 20 * len(names)
+    fitting = sum(seconds_to_erase(erasers(chosen), len(few.targets(name)), layers, d) for name in names)
+    seconds = forwards * (2 * parameters / 2e10 + 2e-5) + 20 * len(names) + fitting
     where, edits = "windows" if windows else "layers", ", ".join(m.name for m in chosen)
     return (f"task {task}, model {identify(bridge).name}: {layers} layers, d_model {d}; labels: {', '.join(names)}\n"
             f"{len(chosen)} edits ({edits}) at {places} {where}, "
@@ -80,7 +91,9 @@ def plan(task: str, model: str | None = None, *, labels: Sequence[str] | None = 
             f"{arms:,} arms, {forwards:,.0f} last tokens\n"
             f"activations on disk: {2 * examples * layers * d * 4 / 1e6:,.1f} MB; memory: about "
             f"{(1e9 + 4 * parameters + 12 * examples * d * 4) / 1e9:.1f} GB\n"
-            f"time: roughly {max(1, round(seconds / 60))} minutes on one core")
+            f"time: roughly {max(1, round(seconds / 60))} minutes on one core, {math.ceil(fitting / 60)} of them for "
+            f"fitting erasers ({', '.join(erasers(chosen)) or 'none'}; at most "
+            f"{max(len(few.targets(name)) for name in names)} targets at {layers} layers)")
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ class Study:
     Attributes:
         table: All result rows, with their controls; `scans`: the rows that layers and doses were chosen from.
         chosen: Label -> name of a method -> where and how much, as chosen.
-        sites: Label -> the layer of the readout-mediator report.
+        sites, singles: Label -> the layer and the target of the readout-mediator report.
     """
 
     folder: Run
@@ -100,28 +113,31 @@ class Study:
     scans: pd.DataFrame
     chosen: Mapping[str, Mapping[str, Dose]]
     sites: Mapping[str, Site]
+    singles: Mapping[str, Single | None]
     config: Mapping[str, Any]
 
 
 def study(out: str | Path, task: str, model: str | None, *, labels, edits, directions, prompts, n_cases, options,
-          windows: bool, seed: int, quick: bool, log: Callable[[str], None]) -> Study:
+          target: str | None, windows: bool, seed: int, quick: bool, log: Callable[[str], None]) -> Study:
     """All stages of the run; writes `results.parquet`."""
     settings, module, options = _settings(quick, prompts, n_cases), task_module(task), dict(options or {})
-    chosen = methods(edits, directions, quick)
+    methods(edits, directions, quick)  # wrong names are told before anything is loaded
     bridge = load_model(model or default_model(task))
     who, data = identify(bridge), load_prompts(module, settings["prompts"], seed, options)
     check_fits(bridge, data)
     asked = claims(module, data, labels, settings["n_cases"], seed, options)
+    chosen = _methods(edits, directions, quick, data, [c.label for c in asked])
+    singles = {c.label: single(module, data, c, target, seed, options) for c in asked}
     config = {"command": "intervene", "task": task, "model": who.name, "labels": [c.label for c in asked],
-              "edits": [m.name for m in chosen], "options": options, "windows": windows, "seed": seed, "quick": quick,
-              **settings}
+              "edits": [m.name for m in chosen], "options": options, "target": target, "windows": windows, "seed": seed,
+              "quick": quick, **settings}
     folder = open_run(out, config, fingerprints={"model": who.digest}, log=log)
     folder.log(f"model {who.name}, {bridge.cfg.n_layers} layers, d_model {bridge.cfg.d_model}; labels: "
                + ", ".join(f"{c.label} ({c.cases.kind}, {len(c.cases)} cases)" for c in asked))
     check_numerics(bridge, data.tokens[:8], data.lengths[:8])
     with _counted(folder, _n_stages(len(asked), bridge.cfg.n_layers, len(chosen))) as stage:
-        weights, tables = learn(folder, stage, bridge, data, asked, readers(chosen), seed)
-        every = {c.label: Bench(bridge, data, c, weights[c.label], seed, quick) for c in asked}
+        weights, tables = learn(folder, stage, bridge, data, asked, readers(chosen), erasers(chosen), seed)
+        every = {c.label: Bench(bridge, data, c, singles[c.label], weights[c.label], seed, quick) for c in asked}
         scans, doses, sites = [], {}, {}
         for label, bench in every.items():
             others = {name: b.handles for name, b in every.items() if name != label}
@@ -143,7 +159,24 @@ def study(out: str | Path, task: str, model: str | None, *, labels, edits, direc
     table = results_frame(pd.concat(tables, ignore_index=True).to_dict("records"))
     table = table.drop_duplicates(ignore_index=True)  # the unedited runs, which both directions of patching name
     write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
-    return Study(folder, asked, chosen, table, pd.concat(scans, ignore_index=True), doses, sites, config)
+    return Study(folder, asked, chosen, table, pd.concat(scans, ignore_index=True), doses, sites, singles,
+                 config)
+
+
+def _methods(edits: Sequence[str] | None, directions: Sequence[str] | None, quick: bool, prompts: LabelledPrompts,
+             labels: Sequence[str]) -> list[Method]:
+    """The methods of a run. Without names, those that these labels have what it takes for."""
+    found = methods(edits, directions, quick)
+    fitting = suitable(found, prompts, labels)
+    if edits and len(fitting) < len(found):
+        raise ValueError(f"splince keeps what is known of another label while it erases one, and {labels[0]} has none "
+                         "beside it; leave it out of --edits")
+    return fitting
+
+
+def _check_price(price: float | int | None) -> None:
+    if price is not None and not 0 < price < math.inf:
+        raise ValueError(f"a price to compare edits at is a number of nats above 0, not {price:g}")
 
 
 def _settings(quick: bool, prompts: int | None, n_cases: int | None) -> dict[str, Any]:

@@ -1,112 +1,26 @@
 """Edits of every case, made from what the probes of a label learned at every site.
 
-A direction is named PROBE.read, PROBE.write or PROBE.pair: read along it and move along it, or (a pair) read along the
-one and move along the other. An edit is named by its verb. A method is a verb with a direction.
+An edit is named by its verb, a direction as in `worldprobe._intervene_handles`. A method is a verb with a direction.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy import ndarray
-from torch import Tensor
 
-from interventions import LEACE, Edit, move_to, project_out, steer
-from interventions._edits import SizedEdit
-from probing import LDAProbe, LogisticProbe, MassMeanProbe, Site, class_means, encoding_patterns
-from tasks import Counterfactuals, LabelledPrompts
+from interventions import Edit, GradientEdit, move_to, project_out, steer
+from probing import LDAProbe, LogisticProbe, MassMeanProbe, MLPProbe, Site
+from tasks import LabelledPrompts
 
 from ._cli import no_such
+from ._intervene_erasers import ERASERS, erase, kept_labels
+from ._intervene_handles import Handles, network, tensor
 
-Arrays = Mapping[str, ndarray]
-READERS = {"mass_mean": MassMeanProbe(), "logistic": LogisticProbe(tol=1e-4), "lda": LDAProbe()}
+READERS = {"mass_mean": MassMeanProbe(), "logistic": LogisticProbe(tol=1e-4), "lda": LDAProbe(),
+           "mlp": MLPProbe(hidden=256)}
 SIDES = ("read", "write", "pair")
-
-
-def site_arrays(X: Float[ndarray, "example d_model"], prompts: LabelledPrompts, label: str, probes: Mapping[str, Any],
-                wanted: Sequence[int], seed: int) -> dict[str, ndarray]:
-    """What the edits of one label need from one site, fitted on train. Arrays (target, class, d_model) but `mean`
-    (d_model,) and the erasers `leace.read`, `leace.write` (target, class - 1, d_model), which are zero for targets
-    that are not `wanted`.
-    """
-    train, n = prompts.rows("train"), len(prompts.classes[label])
-    X, Y, pos = X[train].astype(np.float64), prompts.labels(label)[train], prompts.examples["pos"].to_numpy()[train]
-    shuffled = np.random.default_rng(seed).permutation(Y)
-    arrays = {"mean": X.mean(0), "means": np.nan_to_num(class_means(X, Y, n)),
-              "shuffled": np.nan_to_num(class_means(X, shuffled, n)),
-              "share": (Y[:, :, None] == np.arange(n)).mean(0)}
-    for name, probe in probes.items():
-        for side in ("read", "write"):
-            arrays[f"{name}.{side}"] = _by_class(np.asarray(getattr(probe, f"{side}_"), np.float64), Y.shape[1], n)
-    arrays["encoding.write"] = encoding_patterns(X, Y, n, pos)
-    for side in ("read", "write"):
-        arrays[f"leace.{side}"] = np.zeros((Y.shape[1], n - 1, X.shape[1]))
-    for target in wanted:
-        eraser = LEACE.fit(X, Y[:, target])
-        for side in ("read", "write"):
-            arrays[f"leace.{side}"][target, : eraser.rank] = getattr(eraser, side).numpy()
-    return arrays
-
-
-def _by_class(rows: ndarray, n_targets: int, n_classes: int) -> Float[ndarray, "target class d_model"]:
-    """A row per class, so that every contrast is a difference of two."""
-    rows = rows.reshape(n_targets, -1, rows.shape[-1])
-    return np.concatenate([-rows / 2, rows / 2], axis=1) if n_classes == 2 else rows
-
-
-class Handles:
-    """Directions of every case at every site.
-
-    Args:
-        weights: Site -> `site_arrays`.
-        targets: Names of the targets, in the order of the arrays.
-        sources: Site -> (case, d_model), the last token of a prompt in which the label holds what it is to become.
-    """
-
-    def __init__(self, cases: Counterfactuals, weights: Mapping[Site, Arrays], targets: Sequence[str],
-                 sources: Callable[[Site], Float[Tensor, "case d_model"]]):
-        self.weights, self.sources = weights, sources
-        self.target = target_numbers(cases, targets)
-        self.was, self.becomes = cases.cases["was"].to_numpy(), cases.cases["becomes"].to_numpy()
-
-    def contrast(self, site: Site, name: str, target: Int[ndarray, " case"] | None = None
-                 ) -> Float[ndarray, "case d_model"]:
-        """What the class that a target gets has more of than the class it had."""
-        rows, target = self.weights[site][name], self.target if target is None else target
-        return rows[target, self.becomes] - rows[target, self.was]
-
-    def pair(self, site: Site, direction: str) -> tuple[ndarray, ndarray]:
-        """(what is read, what is moved along), each (case, d_model)."""
-        probe, side = direction.split(".")
-        read, write = (side, side) if side != "pair" else ("read", "write")
-        return self.contrast(site, f"{probe}.{read}"), self.contrast(site, f"{probe}.{write}")
-
-    def rank(self, site: Site, verb: str) -> int:
-        """Dimensions that an erasure takes from every case."""
-        if verb == "leace":
-            return int((np.abs(self.weights[site]["leace.write"][self.target]).sum(-1) > 0).sum(-1).max())
-        return self.weights[site]["means"].shape[1] - 1
-
-    def others(self, seed: int, more: Mapping[str, "Handles"]) -> dict[str, dict[Site, Tensor]]:
-        """Directions that should do nothing, by the name of the control: of shuffled labels, of another target of
-        the label (where it has several), of the other labels in `more`."""
-        found = {"shuffled_labels": {s: tensor(self.contrast(s, "shuffled")) for s in self.weights}}
-        n = len(next(iter(self.weights.values()))["means"])
-        if n > 1:
-            step = np.random.default_rng(seed).integers(1, n, len(self.target))
-            other = (self.target + step) % n
-            found["other_target"] = {s: tensor(self.contrast(s, "means", other)) for s in self.weights}
-        for name, handles in more.items():
-            found[f"other_label:{name}"] = {s: tensor(handles.contrast(s, "means")) for s in self.weights}
-        return found
-
-
-def target_numbers(cases: Counterfactuals, targets: Sequence[str]) -> Int[ndarray, " case"]:
-    number = {name: i for i, name in enumerate(targets)}
-    return np.array([number[t] for t in cases.cases["target"]])
 
 
 @dataclass(frozen=True)
@@ -117,6 +31,7 @@ class Verb:
         words: What it does, for the report.
         removes: Whether it takes the feature away (necessity) or writes it (sufficiency).
         sides: Which directions it makes sense with; () for an edit that has one of its own.
+        own: The name of that one, if it is not the verb's.
         doses: All of them, and those of a quick run.
         make: (handles, site, direction, dose) -> edit.
     """
@@ -127,6 +42,7 @@ class Verb:
     sides: Sequence[str]
     doses: tuple[Sequence[float], Sequence[float]]
     make: Callable[[Handles, Site, str, float], Edit]
+    own: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,16 +92,27 @@ def _project_out(handles: Handles, site: Site, direction: str, alpha: float) -> 
     return project_out(tensor(rows[:, 1:] - rows[:, :1]), tensor(handles.weights[site]["mean"]))
 
 
-def _leace(handles: Handles, site: Site, direction: str, alpha: float) -> Edit:
+def _reflect(handles: Handles, site: Site, direction: str, alpha: float) -> Edit:
+    means = handles.weights[site]["means"][handles.target]
+    case = np.arange(len(handles.target))
+    midpoint = (means[case, handles.was] + means[case, handles.becomes]) / 2
+    read, write = handles.pair(site, direction)
+    return move_to(tensor(read), tensor((midpoint * read).sum(1)), tensor(write), 2 * alpha)
+
+
+def _gradient(handles: Handles, site: Site, direction: str, alpha: float) -> Edit:
+    probe = network(handles.weights[site], direction)
+    to = torch.from_numpy(np.searchsorted(probe.classes_, handles.becomes))
+    return GradientEdit(probe, to, torch.from_numpy(handles.target), sure=alpha, step=0.03, max_steps=100)
+
+
+def _erase(handles: Handles, site: Site, direction: str, alpha: float) -> Edit:
     w = handles.weights[site]
-    read, write, mean = (tensor(x) for x in (w["leace.read"][handles.target], w["leace.write"][handles.target],
-                                             w["mean"]))
+    return erase(w[f"{direction}.read"][handles.target], w[f"{direction}.write"][handles.target], w["mean"])
 
-    def erase(x: Tensor, rows: Tensor) -> Tensor:
-        r, along = read[rows.to(read.device)].to(x), write[rows.to(write.device)].to(x)
-        return x - torch.einsum("bk,bkd->bd", torch.einsum("bd,bkd->bk", x - mean.to(x), r), along)
 
-    return SizedEdit(erase, len(read), len(mean))
+def _eraser(words: str) -> Verb:
+    return Verb(words, "removed", True, (), ((1.0,), (1.0,)), _erase)
 
 
 VERBS = {
@@ -196,9 +123,19 @@ VERBS = {
     "patch": Verb("moves along the direction until the reading is that of another prompt, in which the label holds the "
                   "new value", "source_goal", False, SIDES,
                   ((0.25, 0.5, 0.75, 1.0), (0.5, 1.0)), _patch),
+    "reflect": Verb("mirrors the reading at the midpoint of the class means", "mirror", False, SIDES,
+                    ((0.5, 0.75, 1.0, 1.25, 1.5), (0.5, 1.0, 1.5)), _reflect),
+    "gradient": Verb("goes down the gradient of an MLP probe's loss until the probe reads the new class with that "
+                     "probability, all other targets as before", "sure", False, (),
+                     ((0.5, 0.9, 0.99, 0.999), (0.9,)), _gradient, "mlp"),
     "project_out": Verb("sets the reading to its mean", "removed", True, ("read", "write"), ((1.0,), (1.0,)),
                         _project_out),
-    "leace": Verb("takes away all that a linear probe can read (LEACE)", "removed", True, (), ((1.0,), (1.0,)), _leace),
+    "leace": _eraser("takes away all that a linear probe can read and moves as little as can be (LEACE)"),
+    "inlp": _eraser("takes away what linear classifiers read, one after another, at most eight (INLP)"),
+    "rlace": _eraser("takes away the few dimensions that the best linear classifier misses most, found by a search of "
+                     "few steps (R-LACE)"),
+    "splince": _eraser("takes away as much as LEACE and keeps what is known of the labels that go along with it most "
+                       "(SPLINCE)"),
 }
 DIRECTIONS = ("mass_mean.write", "logistic.read", "encoding.write", "lda.pair")
 QUICK_DIRECTIONS = ("mass_mean.write", "logistic.read")
@@ -219,18 +156,27 @@ def methods(verbs: Sequence[str] | None, directions: Sequence[str] | None, quick
     for verb in verbs or VERBS:
         sides = VERBS[verb].sides
         found += [Method(verb, d) for d in directions if d.split(".")[1] in sides]
-        found += [Method(verb, verb)] if not sides else []
+        found += [Method(verb, VERBS[verb].own or verb)] if not sides else []
         if not any(m.verb == verb for m in found):
             raise ValueError(f"{verb} goes with directions {', '.join('*.' + s for s in sides)}, not with "
                              f"{', '.join(directions)}; name one of them in --directions")
     return found
 
 
+def suitable(found: Sequence[Method], prompts: LabelledPrompts, labels: Sequence[str]) -> list[Method]:
+    """Those that can be made for these labels: SPLINCE needs another label to keep."""
+    lonely = any(not kept for label in labels for kept in kept_labels(prompts, label).values())
+    return [m for m in found if not (m.verb == "splince" and lonely)]
+
+
 def readers(found: Sequence[Method]) -> dict[str, Any]:
-    """The probes that the directions of some methods come from, by name; at least one, to say what can be read."""
+    """The probes that the directions of some methods come from, by name; at least a linear one, to say what can be
+    read."""
     named = {m.direction.partition(".")[0] for m in found}
-    return {name: probe for name, probe in READERS.items() if name in named} or {"logistic": READERS["logistic"]}
+    named |= set() if named & (set(READERS) - {"mlp"}) else {"logistic"}
+    return {name: probe for name, probe in READERS.items() if name in named}
 
 
-def tensor(array: ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+def erasers(found: Sequence[Method]) -> list[str]:
+    """The kinds of erasers that some methods want fitted."""
+    return [kind for kind in ERASERS if any(m.verb == kind for m in found)]

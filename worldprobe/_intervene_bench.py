@@ -13,28 +13,28 @@ from torch import Tensor
 
 from interventions import (
     Dose,
-    Edit,
     LastToken,
     OracleLEACE,
     amnesic,
     effect,
     interchange_pairs,
     patch_from,
-    project_out,
     readout_mediator,
     set_error,
     side_effects,
     window_map,
 )
-from interventions._erasers import Eraser
 from interventions._pair_run import PairRun
 from probing import Site, Subspace
 from tasks import Counterfactuals, LabelledPrompts
 
-from ._intervene_arms import VERBS, Handles, Method, target_numbers, tensor
-from ._intervene_task import Claim, witnesses
+from ._intervene_arms import VERBS, Method
+from ._intervene_erasers import random_erasure, whole_eraser
+from ._intervene_handles import Handles, target_numbers
+from ._intervene_task import Claim, Single, witnesses
 
 N_RANDOM = 20
+MEDIATORS = ("mass_mean.write", "logistic.read", "lda.read", "encoding.write")  # held against the learned subspace
 
 
 class Bench:
@@ -42,10 +42,12 @@ class Bench:
 
     Attributes:
         handles: Directions of every case.
+        single: Cases of one target, for questions about one subspace; None where no target has enough of them.
     """
 
-    def __init__(self, model, prompts: LabelledPrompts, claim: Claim, weights: Mapping[Site, dict], seed: int,
-                 quick: bool):
+    def __init__(self, model, prompts: LabelledPrompts, claim: Claim, single: Single | None,
+                 weights: Mapping[Site, dict], seed: int, quick: bool):
+        self.single = single
         self.model, self.prompts, self.claim, self.seed, self.quick = model, prompts, claim, seed, quick
         self.cases, self.sites = claim.cases, sorted(weights)
         self.still = replace(self.cases, right_after=self.cases.right_before)  # the answers that an erasure may break
@@ -102,12 +104,8 @@ class Bench:
         run = self.run.select((self.cases.cases["split"] == "report").to_numpy())
         right, weights = torch.from_numpy(self.still.right_after), self.handles.weights
         rng = np.random.default_rng(self.seed)
-
-        def drawn(site: Site) -> Edit:
-            rows = rng.normal(size=(1, self.handles.rank(site, m.verb), self.model.cfg.d_model))
-            return project_out(tensor(rows), tensor(weights[site]["mean"]))
-
-        arms = [{site: drawn(site) for site in sites} for _ in range(N_RANDOM)]
+        arms = [{site: random_erasure(self.handles.ranks(site, m.verb), weights[site]["mean"], rng) for site in sites}
+                for _ in range(N_RANDOM)]
         error = run.measure(arms, lambda logits, places: set_error(logits, right[run.rows[places.cpu()]])[:, None])
         draws = error.double().mean((1, 2)).numpy()
         low, high = np.percentile(draws, [5, 95])
@@ -128,38 +126,38 @@ class Bench:
 
     def extras(self, site: Site, settings: Mapping[str, Any], others: Mapping[str, Handles]
                ) -> dict[str, Callable[[], pd.DataFrame]]:
-        """What else can be asked of these cases: stage -> its table."""
-        found: dict[str, Callable[[], pd.DataFrame]] = {}
-        if len(self.prompts.targets(self.claim.label)) == 1:  # a subspace is about one target
-            found["amnesic"] = functools.partial(self.amnesic, site, others)
-            found["mediator"] = functools.partial(self.mediator, site, settings)
+        """What else can be asked of the cases of one target: stage -> its table."""
+        if self.single is None:
+            return {}
+        found = {"mediator": functools.partial(self.mediator, self.single, site, settings)}
+        if "leace.read" in self.handles.weights[site]:
+            return {"amnesic": functools.partial(self.amnesic, self.single, site, others), **found}
         return found
 
-    def amnesic(self, site: Site, others: Mapping[str, Handles]) -> pd.DataFrame:
+    def amnesic(self, single: Single, site: Site, others: Mapping[str, Handles]) -> pd.DataFrame:
         """LEACE at one layer, beside same-rank random subspaces, other labels and the label given back."""
-        w = self.handles.weights[site]
-        restored = OracleLEACE(torch.from_numpy(w["means"][0].T.copy()), torch.from_numpy(w["share"][0]),
-                               torch.from_numpy(w["mean"]), tuple(range(len(w["share"][0]))))
-        return amnesic(self.run, self.cases, {site: eraser(w)}, probe="leace", restored={site: restored},
-                       others={f"other_label:{n}": {site: eraser(h.weights[site])} for n, h in others.items()
-                               if len(h.weights[site]["means"]) == 1}, n_random=N_RANDOM, seed=self.seed)
+        w, t = self.handles.weights[site], single.number
+        restored = OracleLEACE(torch.from_numpy(w["means"][t].T.copy()), torch.from_numpy(w["share"][t]),
+                               torch.from_numpy(w["mean"]), tuple(range(len(w["share"][t]))))
+        return amnesic(self.run if single.cases is self.cases else self.model, single.cases,
+                       {site: whole_eraser(w, "leace", t)}, probe="leace", restored={site: restored},
+                       others={f"other_label:{n}": {site: whole_eraser(h.weights[site], "leace", 0)}
+                               for n, h in others.items() if len(h.weights[site]["means"]) == 1},
+                       n_random=N_RANDOM, seed=self.seed, identity={"label": single.label})
 
-    def mediator(self, site: Site, settings: Mapping[str, Any]) -> pd.DataFrame:
-        """Probe directions and the learned subspace of one layer, held against each other."""
-        w = self.handles.weights[site]
-        spaces = {name: Subspace.spanned_by(torch.from_numpy(w[name][0, 1:] - w[name][0, :1]))
-                  for name in w if name.endswith((".read", ".write")) and not name.startswith("leace")}
-        kept = [n for n in ("mass_mean.write", "logistic.read", "lda.read") if n in spaces]
-        run = PairRun(self.model, interchange_pairs(self.cases, seed=self.seed), site)
-        return readout_mediator(run, run.pairs, site, {n: spaces[n] for n in kept}, n_refits=settings["refits"],
-                                steps=settings["steps"], n_random=N_RANDOM, seed=self.seed)
-
-
-def eraser(w: Mapping[str, np.ndarray]) -> Eraser:
-    """LEACE of a label with one target, from its arrays."""
-    read, write = w["leace.read"][0], w["leace.write"][0]
-    kept = np.abs(write).sum(1) > 0
-    return Eraser(torch.from_numpy(read[kept]), torch.from_numpy(write[kept]), torch.from_numpy(w["mean"]))
+    def mediator(self, single: Single, site: Site, settings: Mapping[str, Any]) -> pd.DataFrame:
+        """Probe directions of one target and the learned subspace of one layer, held against each other. The classes
+        are those that occur in the cases."""
+        w, table = self.handles.weights[site], single.cases.cases
+        first, *rest = np.union1d(table["was"], table["becomes"])
+        rows = {name: w[name][single.number] for name in MEDIATORS if name in w}
+        spaces = {n: Subspace.spanned_by(torch.from_numpy(of[rest] - of[first])) for n, of in rows.items()}
+        pairs = interchange_pairs(single.cases, sources=self.prompts if single.cases is not self.cases else None,
+                                  seed=self.seed)
+        run = PairRun(self.model, pairs, site)
+        return readout_mediator(run, run.pairs, site, spaces, rank=len(rest), n_refits=settings["refits"],
+                                steps=settings["steps"], n_random=N_RANDOM, seed=self.seed,
+                                identity={"label": single.label})
 
 
 def other_prompts(prompts: LabelledPrompts, cases: Counterfactuals, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """What can be read at every layer, with its controls, and the directions that the edits are made from."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ from probing._sweep import correct_p_values, identity_columns
 from probing._threads import single_threaded
 from tasks import LabelledPrompts
 
-from ._intervene_arms import site_arrays, target_numbers
+from ._intervene_handles import site_arrays, target_numbers
 from ._intervene_task import Claim
 from ._run import Run
 
 
 def learn(folder: Run, stage: Callable, model, prompts: LabelledPrompts, asked: Sequence[Claim],
-          probes: Mapping[str, Any], seed: int) -> tuple[dict[str, dict[Site, dict]], list[pd.DataFrame]]:
+          probes: Mapping[str, Any], erasers: Collection[str],
+          seed: int) -> tuple[dict[str, dict[Site, dict]], list[pd.DataFrame]]:
     """(label -> site -> `site_arrays`, tables of the probes with their controls), two stages per site."""
     sites = [Site("resid_post", layer) for layer in range(model.cfg.n_layers)]
     names = [claim.label for claim in asked]
@@ -45,14 +46,14 @@ def learn(folder: Run, stage: Callable, model, prompts: LabelledPrompts, asked: 
         with single_threaded():
             return table([row for label in names for row in (
                 *baseline_rows(prompts, label, seed, splits),
-                *input_only_rows(prompts, label, {n: [p] for n, p in probes.items()}, seed, splits))])
+                *input_only_rows(prompts, label, {n: [p] for n, p in probes.items() if n != "mlp"}, seed, splits))])
 
     def arrays(site: Site) -> dict[str, np.ndarray]:
         X, found = np.asarray(acts()[site]), fitted(site).probes
         with single_threaded():
             return {f"{c.label}/{name}": array for c in asked for name, array in site_arrays(
                 X, prompts, c.label, {n: found[c.label, n, site] for n in probes},
-                np.unique(target_numbers(c.cases, prompts.targets(c.label))).tolist(), seed).items()}
+                np.unique(target_numbers(c.cases, prompts.targets(c.label))).tolist(), seed, erasers).items()}
 
     tables, weights = [stage("baselines", baselines)], {name: dict[Site, dict]() for name in names}
     for site in sites:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from interventions import verdict
+from probing import Site
 
 from ._effect_maps import layer_dose_map, position_map
 from ._effect_plots import at_price, common_price, dose_curves, erased_answers, erasure_by_layer, side_name
@@ -15,7 +16,7 @@ from ._effect_plots import pareto as pareto_plot
 from ._intervene import PATCHING, Study
 from ._intervene_arms import VERBS
 from ._intervene_bench import N_RANDOM
-from ._intervene_task import Claim
+from ._intervene_task import Claim, Single
 from ._mediator_plot import readout_mediator_plot
 from ._report import Exhibit, Section, Table, write_report
 from ._rows import cell, metric_name, pick, site_name, with_interval
@@ -26,8 +27,9 @@ CHANCE = ("majority", "majority_by_position", "shuffled_labels", "best_of_layers
 GROUPS = "groups of prompts"
 
 
-def write_intervene_report(study: Study) -> Path:
-    """Write `report.html` into the run folder and return its path."""
+def write_intervene_report(study: Study, price: float | int | None = None) -> Path:
+    """Write `report.html` into the run folder and return its path. Edits are compared at `price`, in nats, or at
+    `common_price`."""
     folder, config = study.folder, study.config
     everything = pd.concat([study.table, study.scans], ignore_index=True)
     known = {c.label: pick(everything, label=c.label) for c in study.claims}
@@ -40,7 +42,7 @@ def write_intervene_report(study: Study) -> Path:
         "directions of the same length.",
         *(f"{label}: {in_words(each)}." for label, each in words.items()),
     ]
-    sections = [label_section(study, c, known[c.label]) for c in study.claims]
+    sections = [label_section(study, c, known[c.label], price) for c in study.claims]
     sections += [s for s in [patching_section(study.table)] if s]
     about = folder.environment()
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(config), **about,
@@ -81,7 +83,7 @@ def numbers(known: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(found)[["what", "value", "ci_low", "ci_high", "n", "n_groups"]]
 
 
-def label_section(study: Study, claim: Claim, table: pd.DataFrame) -> Section:
+def label_section(study: Study, claim: Claim, table: pd.DataFrame, price: float | int | None = None) -> Section:
     """All about one label."""
     label, writes, erases = claim.label, _verbs(table, False), _verbs(table, True)
     text = [f"{len(claim.cases)} cases ({claim.cases.kind}), edited at the last token."]
@@ -91,15 +93,21 @@ def label_section(study: Study, claim: Claim, table: pd.DataFrame) -> Section:
     parts = [probe_section(table, label, heading="What can be read", groups=GROUPS)]
     if writes:
         parts += [Section("Writing it", _words(writes), list(_writing(table, writes)),
-                          [_effect_table(table, writes, "set_error", GROUPS)]), price_section(table)]
+                          [_effect_table(table, writes, "set_error", GROUPS)]), price_section(table, price)]
     if erases:
         parts.append(Section("Taking it away", _words(erases), list(_erasing(table)),
                              [_effect_table(table, erases, "set_error", GROUPS)]))
-    if len(report := pick(table, intervention=["compare", "read", "ablate", "interchange"])):
-        parts.append(mediator_section(report, study.sites[label]))
-    else:
+    one = study.singles[label]
+    if one is None:
         n = claim.cases.cases["target"].nunique()
-        text.append(f"A learned subspace is about one target; these cases change {n}, so none was searched for.")
+        text.append(f"A learned subspace is about one target; the cases change {n}, none of them often enough to learn "
+                    "one from.")
+    else:
+        rows = pick(study.table, label=one.label)
+        if len(answers := pick(rows, intervention="erase", metric="accuracy")):
+            parts.append(answers_section(answers, rows, one))
+        parts.append(mediator_section(pick(rows, intervention=["compare", "read", "ablate", "interchange"]), one,
+                                      study.sites[label]))
     return Section(f"{label}: {in_words(verdicts_of(table, label))}", text, subsections=parts)
 
 
@@ -120,17 +128,18 @@ def _writing(table: pd.DataFrame, verbs: list[str]) -> Iterator[Exhibit]:
                           f"{_counts(pick(rows, split='report'), GROUPS)} {interval} {BAND.format(n=N_RANDOM)}")
 
 
-def price_section(table: pd.DataFrame) -> Section:
+def price_section(table: pd.DataFrame, asked: float | int | None = None) -> Section:
     """Every way to write at the same side effect."""
-    price = common_price(table)
+    price = common_price(table) if asked is None else float(asked)
+    said = "the largest price of the median edit" if asked is None else "as asked for"
     best = at_price(table, price)
     rows = pick(table, metric="set_error", control=None, split="report")
     exhibit = Exhibit(
         "Effect against side effect", pareto_plot(table, price),
         f"Side effect: the {side_name(table)}, where the edit was made at their last token but one. "
         f"Left: every edit and direction, dose by dose, from no edit on; grey dots: random directions of the same "
-        f"lengths; dotted: no edit. At the same price lower is better. Dashed: {price:.3g} nats, the largest price "
-        "of the median edit. Right: each where it first reaches that price, between two doses on the line between them "
+        f"lengths; dotted: no edit. At the same price lower is better. Dashed: {price:.3g} nats, {said}. "
+        "Right: each where it first reaches that price, between two doses on the line between them "
         "(or where it costs most, if that is less); grey bars: random directions of that dose. "
         f"{_counts(rows, GROUPS)} {INTERVAL.format(where='Whiskers', groups=GROUPS)} "
         f"{BAND.format(n=N_RANDOM).replace('band', 'bars')}")
@@ -154,15 +163,27 @@ def _erasing(table: pd.DataFrame) -> Iterator[Exhibit]:
                   f"Dashed: no edit. {_counts(rows, GROUPS)} {interval} Grey: 5th to 95th percentile of {N_RANDOM} "
                   "random directions that push as far as the erasure (wide), and of random subspaces of its rank that "
                   "were erased instead (narrow).")
-    if len(rows := pick(table, intervention="erase", metric="accuracy")):
-        where = site_name(rows.iloc[0])
-        yield Exhibit("What is still answered", erased_answers(table),
+
+
+def answers_section(answers: pd.DataFrame, rows: pd.DataFrame, one: Single) -> Section:
+    """What the model still answers when one target is erased."""
+    where = site_name(answers.iloc[0])
+    exhibit = Exhibit("What is still answered", erased_answers(rows),
                       f"LEACE at {where}: the share of answers that are still right, and the same after other "
-                      f"erasures. {_counts(rows, GROUPS)} {interval} Grey bars: 5th to 95th percentile of {N_RANDOM} "
-                      "draws.")
+                      f"erasures. {_counts(answers, GROUPS)} {INTERVAL.format(where='Whiskers', groups=GROUPS)} Grey "
+                      f"bars: 5th to 95th percentile of {N_RANDOM} draws.")
+    return Section("What is still answered without it", about(one), [exhibit])
 
 
-def mediator_section(rows: pd.DataFrame, site) -> Section:
+def about(one: Single) -> str:
+    """Which cases a question about one subspace was asked of."""
+    if "/" not in one.label:
+        return f"All {len(one.cases)} cases."
+    why = "named with --target" if one.asked else "of all targets the one with the most"
+    return f"This is about the target {one.target} alone: {len(one.cases)} cases ({one.cases.kind}), {why}."
+
+
+def mediator_section(rows: pd.DataFrame, one: Single, site: Site) -> Section:
     """Do the probes read what the model uses?"""
     n = pick(rows, intervention="interchange", control=None, split="report", subset="all")
     exhibit = Exhibit(
@@ -173,8 +194,8 @@ def mediator_section(rows: pd.DataFrame, site) -> Section:
         "random directions (wide) and of random subspaces of equal rank (narrow). Dashed: no edit, the majority, or "
         "a right angle.")
     head, *lines = verdict(rows).splitlines()
-    return Section("Does the probe read what the model uses", [head, *(line.removeprefix("- ") for line in lines)],
-                   [exhibit])
+    return Section("Does the probe read what the model uses",
+                   [about(one), head, *(line.removeprefix("- ") for line in lines)], [exhibit])
 
 
 def patching_section(table: pd.DataFrame) -> Section | None:

@@ -25,6 +25,8 @@ from tasks._pairs import PromptPairs, nearest_pairs
 
 from ._cli import no_such
 
+ENOUGH = 40  # cases of one target, half of them to learn a subspace from
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -115,6 +117,54 @@ def _claim(label: str, found: Mapping[str, Counterfactuals]) -> Claim:
 
 def _changes(cases: Counterfactuals) -> bool:
     return bool((cases.right_before != cases.right_after).any())
+
+
+@dataclass(frozen=True)
+class Single:
+    """The cases of a label that change one of its targets.
+
+    Attributes:
+        target: Its name; `number`: its place among the targets of the prompts.
+        label: What the rows about it are labelled: `end`, `mine_theirs/e6`.
+        asked: Whether it was named, and not the one with the most cases.
+    """
+
+    target: str
+    number: int
+    label: str
+    cases: Counterfactuals
+    asked: bool = False
+
+
+def single(task: ModuleType, prompts: LabelledPrompts, claim: Claim, target: str | None, seed: int,
+           options: Mapping[str, Any]) -> Single | None:
+    """Of a label with one target all cases; of one with several those of `target`, or of the target that has the most,
+    among as many cases as the task makes unasked. None where that one has fewer than `ENOUGH`.
+
+    Raises:
+        ValueError: No case changes `target`, or too few do.
+    """
+    names = prompts.targets(claim.label)
+    if target is not None and target not in names:
+        raise ValueError(no_such(f"target of {claim.label}", target, names))
+    if len(names) == 1:
+        return Single(names[0], 0, claim.label, claim.cases, target is not None)
+    if claim.borrowed:
+        return None
+    taken = inspect.signature(task.cases).parameters
+    given = {k: v for k, v in {**options, "scheme": claim.label}.items() if k in taken}
+    cases = task.cases(seed=seed + 1, **given)
+    count = cases.cases["target"].value_counts()
+    chosen = target or min(count.index, key=lambda name: (-count[name], name))
+    if (n := int(count.get(chosen, 0))) < ENOUGH:
+        if target is None:
+            return None
+        raise ValueError(f"{n} cases change {target}, wanted {ENOUGH} or more to learn its subspace from; name another "
+                         f"target ({', '.join(count.index[:4])} have most)")
+    inside = np.flatnonzero(cases.cases["target"] == chosen)
+    kept = replace(cases, cases=cases.cases.iloc[inside].reset_index(drop=True),
+                   right_before=cases.right_before[inside], right_after=cases.right_after[inside])
+    return Single(chosen, names.index(chosen), f"{claim.label}/{chosen}", kept, target is not None)
 
 
 def witnesses(cases: Counterfactuals, vocabulary: Sequence[str]) -> Int[Tensor, "case pos"] | None:

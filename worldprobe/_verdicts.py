@@ -16,8 +16,9 @@ import pandas as pd
 
 from worldprobe._rows import cell, control_name, lower_is_better, metric_name, number, pick, require, site_name
 
-NONLINEAR = ("mlp",)  # how the names of probes start that are shown for contrast and never carry a verdict
-NECESSITY = ("ablate", "mean_ablate", "zero_ablate", "project_out", "resample", "leace")  # other edits write
+NONLINEAR = ("mlp",)  # how the names of probes start that, like edits along them, are shown and carry no verdict
+NECESSITY = ("ablate", "mean_ablate", "zero_ablate", "project_out", "resample", "leace", "inlp", "rlace",
+             "splince")  # other edits write
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,12 @@ def used(table: pd.DataFrame, metric: str = "set_error") -> Verdict:
 
 
 def _effect_verdict(table: pd.DataFrame, word: str, metric: str, necessity: bool) -> Verdict:
-    found = []
+    found, shown = [], []
     for verb in interventions_of(table, necessity):
-        if len(pick(table, intervention=verb, metric=metric, control=None, split="report")):
-            found.append(_one_edit(table, verb, metric, necessity))
+        if len(rows := pick(table, intervention=verb, metric=metric, control=None, split="report", subset="all")):
+            own = rows[rows["probe"].notna()]
+            (shown if len(own) and _nonlinear(own).all() else found).append(_one_edit(table, verb, metric, necessity))
+    found, shown = (found, shown) if found else (shown, [])
     if not found:
         what = "removes the feature" if necessity else "writes the feature"
         does = "needs" if necessity else "acts on"
@@ -175,7 +178,7 @@ def _effect_verdict(table: pd.DataFrame, word: str, metric: str, necessity: bool
                                            f"says whether the model {does} what the probe reads.")
     states = {state for state, _ in found}
     state = states.pop() if len(states) == 1 else "partly"
-    return Verdict(word, state, "\n".join(sentence for _, sentence in found))
+    return Verdict(word, state, "\n".join(sentence for _, sentence in [*found, *shown]))
 
 
 def _one_edit(table: pd.DataFrame, verb: str, metric: str, necessity: bool) -> tuple[str, str]:

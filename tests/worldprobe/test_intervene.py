@@ -21,12 +21,12 @@ from worldprobe import _cli, _intervene
 from worldprobe import _effect_maps as maps
 from worldprobe import _effect_plots as plots
 from worldprobe._ink import to_svg
-from worldprobe._intervene_report import in_words, verdicts_of
-from worldprobe._intervene_task import claims, load_prompts, patching_pairs, task_module, witnesses
+from worldprobe._intervene_report import about, in_words, price_section, verdicts_of
+from worldprobe._intervene_task import claims, load_prompts, patching_pairs, single, task_module, witnesses
 from worldprobe._rows import pick
 
 SMALL = dict(labels=None, edits=["steer", "project_out", "leace"], directions=["mass_mean.write"], prompts=100,
-             n_cases=90, options=None, windows=False, seed=0, quick=True)
+             n_cases=90, options=None, target=None, windows=False, seed=0, quick=True)
 ARGV = ["intervene", "decoy", "--edits", "steer,project_out,leace", "--directions", "mass_mean.write", "--prompts",
         "100", "--n-cases", "90", "--quick", "--out"]
 FAST = {"refits": 1, "steps": 5}
@@ -145,12 +145,15 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(capsys, tmp_path):
     text = "\n".join(out)
     assert code == 0 and not (tmp_path / "run").exists()
     assert "labels: end, mark" in text and "arms" in text and "MB" in text and "minutes" in text
+    assert "for fitting erasers (leace; at most 1 targets at" in text
 
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["decoyy"], "no task 'decoyy'; did you mean decoy?"),
     (["decoy", "--labels", "mrk"], "no label with cases 'mrk'; did you mean mark?"),
-    (["decoy", "--edits", "stear"], "no edit 'stear'; did you mean steer or leace?"),
+    (["decoy", "--edits", "stear"], "no edit 'stear'; did you mean steer or"),
+    (["decoy", "--target", "queston"], "no target of end 'queston'"),
+    (["decoy", "--price", "-1"], "a price to compare edits at is a number of nats above 0, not -1"),
     (["decoy", "--directions", "lda"], "no direction 'lda'; did you mean lda."),
     (["decoy", "--edits", "steer", "--directions", "lda.pair"], "steer goes with directions *.read, *.write, not with"),
     (["decoy", "--with", "size=6"], "--with takes options of the task, here none; not size"),
@@ -193,6 +196,30 @@ def test_a_witness_is_read_as_tokens_and_refused_when_it_does_not_fit():
 def test_pairs_for_patching_are_the_tasks_own():
     pairs = patching_pairs(decoy, decoy.load(30), [], 25, 0, {})
     assert len(pairs) == 25 and ((pairs.clean != pairs.corrupted).sum(1) == 1).all()
+
+
+def test_a_label_with_many_targets_is_asked_about_the_one_with_the_most_cases_or_the_one_that_is_named():
+    module, options = task_module("othello"), {"size": 6}
+    prompts = load_prompts(module, 20, 0, options)
+    (claim,) = claims(module, prompts, None, 30, 0, options)
+    count = module.cases(size=6, seed=1).cases["target"].value_counts()
+    most = single(module, prompts, claim, None, 0, options)
+    assert len(most.cases) == count.max() == count[most.target] and not most.asked
+    assert most.label == f"mine_theirs/{most.target}" and prompts.targets("mine_theirs")[most.number] == most.target
+    assert set(most.cases.cases["target"]) == {most.target} and len(most.cases.right_after) == len(most.cases)
+    assert "of all targets the one with the most" in about(most)
+    few = count.index[count < 40][-1]
+    with pytest.raises(ValueError, match=f"{count[few]} cases change {few}, wanted 40 or more .*have most"):
+        single(module, prompts, claim, few, 0, options)
+    with pytest.raises(ValueError, match="no target of mine_theirs 'e66'; did you mean e6"):
+        single(module, prompts, claim, "e66", 0, options)
+
+
+def test_a_label_with_one_target_is_asked_about_whole():
+    prompts = load_prompts(decoy, 50, 0, {})
+    end, _ = claims(decoy, prompts, None, 30, 0, {})
+    one = single(decoy, prompts, end, None, 0, {})
+    assert one.cases is end.cases and (one.number, one.label) == (0, "end") and about(one) == "All 30 cases."
 
 
 def test_the_words_follow_the_states(rows):
@@ -250,6 +277,13 @@ def test_edits_are_compared_where_their_line_first_reaches_the_price(rows):
     assert plots.side_name(table) == "KL on other prompts (nats)"
     here = pick(table, subset="all")
     assert plots.side_name(here) == "KL on these prompts (nats)" and plots.common_price(here) > cost.max()
+
+
+def test_the_price_is_the_one_that_was_asked_for(rows):
+    (exhibit,), (table,) = (getattr(price_section(rows["end"], 0.01), name) for name in ("exhibits", "tables"))
+    assert "Dashed: 0.01 nats, as asked for" in exhibit.caption and "0.01 nats" in table.title
+    assert table.data["side"].max() <= 0.01 + 1e-9
+    assert "the largest price of the median edit" in price_section(rows["end"]).exhibits[0].caption
 
 
 def test_cells_that_are_not_significant_are_hatched(study):

@@ -1,14 +1,20 @@
 """Every edit of `worldprobe intervene` does what its words say, for labels of two classes and of three."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats.contingency import association
 
+from interventions import reflect
 from probing import Site
 from tasks import Counterfactuals, LabelledPrompts
-from worldprobe._intervene_arms import POSSIBLE, READERS, VERBS, Handles, Method, methods, readers, site_arrays
-from worldprobe._intervene_bench import eraser, other_prompts
+from worldprobe._intervene_arms import POSSIBLE, READERS, VERBS, Method, erasers, methods, readers, suitable
+from worldprobe._intervene_bench import other_prompts
+from worldprobe._intervene_erasers import ERASERS, cramers_v, kept_labels, random_erasure, seconds, whole_eraser
+from worldprobe._intervene_handles import Handles, network, site_arrays
 
 SITE, D = Site("resid_post", 0), 10
 
@@ -24,9 +30,11 @@ def world(request):
     split = np.where(np.arange(n) < 500, "train", np.where(np.arange(n) < 550, "validation", "test"))
     names = [f"t{i}" for i in range(n_targets)]
     examples = pd.DataFrame({"prompt": np.arange(n), "pos": 1 + np.arange(n) % 2, "group": np.arange(n),
-                             "split": split} | {f"state/{t}": Y[:, i] for i, t in enumerate(names)})
+                             "split": split} | {f"state/{t}": Y[:, i] for i, t in enumerate(names)}
+                            | {"other/whole": (Y[:, 0] + (rng.random(n) < 0.3)) % 2, "twin/whole": Y[:, 0]})
     prompts = LabelledPrompts(task="toy", tokens=torch.randint(1, 9, (n, 3)), lengths=torch.full((n,), 3),
-                              examples=examples, classes={"state": tuple("abc"[:n_classes])})
+                              examples=examples, classes={"state": tuple("abc"[:n_classes]), "other": tuple("xy"),
+                                     "twin": tuple("abc"[:n_classes])})
     target, was = rng.integers(0, n_targets, m), rng.integers(0, n_classes, m)
     table = pd.DataFrame({"prompt": np.arange(m), "target": [names[t] for t in target], "was": was,
                           "becomes": (was + 1) % n_classes, "group": np.arange(m), "split": "report"})
@@ -36,7 +44,7 @@ def world(request):
     train = prompts.rows("train")
     fitted = {name: probe.fit(X[train], Y[train] if n_targets > 1 else Y[train][:, 0])
               for name, probe in READERS.items()}
-    weights = {SITE: site_arrays(X, prompts, "state", fitted, range(n_targets), seed=0)}
+    weights = {SITE: site_arrays(X, prompts, "state", fitted, range(n_targets), 0, ERASERS)}
     source = torch.from_numpy(rng.normal(size=(m, D))).float()
     return prompts, X, cases, Handles(cases, weights, names, lambda site: source), source
 
@@ -83,19 +91,105 @@ def test_projecting_out_leaves_the_reading_of_the_mean_in_every_case(world, dire
     torch.testing.assert_close(reading(world, moved, direction), reading(world, mean, direction), atol=1e-3, rtol=1e-3)
 
 
-def test_leace_makes_the_class_means_of_its_target_equal_on_the_rows_it_was_fitted_on(world):
+@pytest.mark.parametrize("direction", POSSIBLE)
+def test_reflecting_mirrors_the_reading_at_the_midpoint_of_the_class_means(world, direction):
+    handles = world[3]
+    means = handles.weights[SITE]["means"]
+    middle = torch.from_numpy(means[handles.target, handles.was] + means[handles.target, handles.becomes]) / 2
+    x, moved = edited(world, "reflect", direction, 1.0)
+    there = reading(world, middle, direction)
+    torch.testing.assert_close(reading(world, moved, direction) - there, there - reading(world, x, direction),
+                               atol=1e-3, rtol=1e-3)
+    _, half = edited(world, "reflect", direction, 0.5)
+    torch.testing.assert_close(reading(world, half, direction), there, atol=1e-3, rtol=1e-3)
+    if direction == "mass_mean.write":  # one direction to read and to move along: the orthogonal reflection
+        read = torch.from_numpy(handles.pair(SITE, direction)[0])
+        torch.testing.assert_close(moved, reflect(read, middle)(x.double(), torch.arange(len(x))).float(), atol=1e-4,
+                                   rtol=1e-4)
+
+
+def test_a_gradient_edit_moves_the_target_of_every_case_and_its_probe_survives_the_disk(world):
+    prompts, X, cases, handles, _ = world
+    x = torch.from_numpy(X[: len(cases)]).float()
+    _, moved = edited(world, "gradient", "mlp", 0.9, x)
+    probe = network(handles.weights[SITE], "mlp")
+    np.testing.assert_allclose(probe.logits(X), world_probe(prompts, X).logits(X), atol=1e-5)
+    now = probe.logits(moved.numpy())[np.arange(len(x)), handles.target]
+    sure = np.exp(now - np.logaddexp.reduce(now, axis=1, keepdims=True))[np.arange(len(x)), handles.becomes]
+    assert (sure >= 0.9 - 1e-4).mean() > 0.95
+
+
+def world_probe(prompts, X):
+    train, Y = prompts.rows("train"), prompts.labels("state")
+    return READERS["mlp"].fit(X[train], Y[train] if Y.shape[1] > 1 else Y[train][:, 0])
+
+
+@pytest.mark.parametrize("kind", ["leace", "splince"])
+def test_closed_form_erasers_make_the_class_means_of_their_target_equal_on_the_rows_they_were_fitted_on(world, kind):
     prompts, X, _, handles, _ = world
     train, Y = prompts.rows("train"), prompts.labels("state")
     case = 0
     rows = torch.from_numpy(X[train]).float()
-    edit = Method("leace", "leace").edit(handles)(SITE, 1.0)
+    edit = Method(kind, kind).edit(handles)(SITE, 1.0)
     erased = edit(rows, torch.full((len(rows),), case)).numpy()
     codes = Y[train][:, handles.target[case]]
     means = np.stack([erased[codes == c].mean(0) for c in np.unique(codes)])
     np.testing.assert_allclose(means, np.broadcast_to(means[0], means.shape), atol=1e-4)
-    assert handles.rank(SITE, "leace") == handles.rank(SITE, "project_out") == len(means) - 1
-    if Y.shape[1] == 1:
-        np.testing.assert_allclose(eraser(handles.weights[SITE]).transform(X[train]), erased, atol=1e-3)
+    assert (handles.ranks(SITE, kind) == len(means) - 1).all()
+    own = whole_eraser(handles.weights[SITE], kind, handles.target[case])
+    np.testing.assert_allclose(own.transform(X[train]), erased, atol=1e-3)
+    if kind == "splince":
+        names = prompts.targets("state")
+        for column in kept_labels(prompts, "state")[names[handles.target[case]]]:
+            y = prompts.examples[column].to_numpy()[train]
+            for c in np.unique(y):  # what is linearly known of a kept label stays
+                np.testing.assert_allclose(erased[y == c].mean(0) - erased.mean(0), X[train][y == c].mean(0)
+                                           - X[train].mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["inlp", "rlace"])
+def test_searched_erasers_leave_less_to_read_than_before_and_than_random_subspaces_of_their_rank(world, kind):
+    prompts, X, _, handles, _ = world
+    train, test, Y = prompts.rows("train"), prompts.rows("test"), prompts.labels("state")[:, handles.target[0]]
+    ranks = handles.ranks(SITE, kind)
+    random = random_erasure(ranks, handles.weights[SITE]["mean"], np.random.default_rng(0))
+
+    def read(edit):
+        erased = edit(torch.from_numpy(X).float(), torch.zeros(len(X), dtype=torch.long)).numpy()
+        return READERS["lda"].fit(erased[train], Y[train]).score(erased[test], Y[test])
+
+    found = Method(kind, kind).edit(handles)(SITE, 1.0)
+    assert read(found) < min(read(random), read(lambda x, rows: x) - 0.1)
+    twice = found(found(torch.from_numpy(X).float(), torch.zeros(len(X), dtype=torch.long)), torch.zeros(
+        len(X), dtype=torch.long))
+    torch.testing.assert_close(twice, found(torch.from_numpy(X).float(), torch.zeros(len(X), dtype=torch.long)),
+                               atol=1e-4, rtol=1e-4)
+
+
+def test_splince_keeps_other_targets_or_other_labels_but_none_that_says_the_same(world):
+    prompts, *_ = world
+    kept = kept_labels(prompts, "state")
+    if len(kept) == 1:
+        assert kept == {"t0": ["other/whole"]}  # `twin` is the label by another name
+    else:
+        assert set(kept["t1"]) == {"state/t0", "state/t2", "state/t3"}
+    lone = replace(prompts, classes={"state": prompts.classes["state"]})
+    found = methods(["leace", "splince"], None)
+    assert [m.verb for m in suitable(found, prompts, ["state"])] == ["leace", "splince"]
+    assert len(suitable(found, lone, ["state"])) == (1 if len(kept) == 1 else 2)
+
+
+def test_cramers_v_is_that_of_scipy():
+    a, b = np.random.default_rng(0).integers(0, 3, (2, 300))
+    b = np.where(np.arange(300) < 100, a, b)
+    counts = np.array([[((a == i) & (b == j)).sum() for j in range(4)] for i in range(3)])
+    assert cramers_v(counts / 300) == pytest.approx(association(counts[:, :3]))
+    assert cramers_v(np.eye(2) / 2) == 1 and np.isnan(cramers_v(np.ones((1, 2)) / 2))
+
+
+def test_erasing_costs_grow_with_targets_and_sites():
+    assert seconds([], 60, 6, 128) == 0 < seconds(["leace"], 60, 6, 128) < seconds(["rlace"], 60, 6, 128)
+    assert seconds(["inlp"], 60, 6, 128) == pytest.approx(60 * seconds(["inlp"], 1, 6, 128))
 
 
 def test_other_prompts_hold_what_the_case_is_to_become(world):
@@ -124,7 +218,10 @@ def test_methods_pair_every_verb_with_the_directions_that_suit_it():
     found = methods(None, ["mass_mean.write", "lda.pair"])
     assert [m.name for m in found] == [
         "steer-mass_mean.write", "move_to-mass_mean.write", "move_to-lda.pair", "patch-mass_mean.write",
-        "patch-lda.pair", "project_out-mass_mean.write", "leace"]
-    assert set(readers(found)) == {"mass_mean", "lda"} and set(readers(methods(["leace"], None))) == {"logistic"}
+        "patch-lda.pair", "reflect-mass_mean.write", "reflect-lda.pair", "gradient-mlp", "project_out-mass_mean.write",
+        "leace", "inlp", "rlace", "splince"]
+    assert set(readers(found)) == {"mass_mean", "lda", "mlp"} and set(readers(methods(["leace"], None))) == {"logistic"}
+    assert set(readers(methods(["gradient"], None))) == {"logistic", "mlp"}  # a network alone is no verdict
+    assert erasers(found) == list(ERASERS) and erasers(methods(["steer"], None)) == []
     assert {m.verb for m in methods(None, None, quick=True)} == set(VERBS)
-    assert all(set(v.doses[1]) <= set(v.doses[0]) for v in (VERBS["steer"], VERBS["patch"]))
+    assert all(set(v.doses[1]) <= set(v.doses[0]) for v in VERBS.values())

@@ -66,6 +66,15 @@ def test_one_edit_that_works_and_one_that_does_not_is_partly(make_table):
     assert enough(mixed).state == "partly"
 
 
+def test_an_edit_along_a_network_is_told_and_decides_nothing_unless_it_is_the_only_one(make_table):
+    good, bad = make_table(works=True), make_table(works=False)
+    idle = bad[bad["intervention"] == "erase"].assign(intervention="gradient")
+    network = idle.assign(probe=idle["probe"].where(idle["probe"].isna(), "mlp"))
+    both = enough(pd.concat([good, network]))
+    assert both.state == "yes" and both.because.splitlines()[-1].startswith("Gradient at")
+    assert enough(network).state == "no"
+
+
 def test_an_effect_without_its_band_is_not_tested(table):
     bare = table[(table["control"] != "random_direction").fillna(True)]
     assert enough(bare).state == "not tested" and "random band" in enough(bare).because
