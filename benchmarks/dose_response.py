@@ -100,6 +100,16 @@ def contenders(folder: Path, n_cases: int, length: int, n_directions: int) -> di
             "LastToken": (last_token, 1.0), "Sequences, every token edited": (sequences, 1.0)}
 
 
+def model_folder(config, made: Path) -> Path:
+    """A model of this shape with random weights, written into `made`; without one the Othello reference model."""
+    if config is None:
+        return Path(tasks.reference_models()["othello"])
+    with quiet():
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(made)
+    return made
+
+
 def times(runs: dict[str, Timed], repeats: int) -> Iterator[dict[str, str | float]]:
     """Seconds of the whole sweep and ratios to the first, after one run of the references that is not counted."""
     wall, work = ({name: [] for name in runs} for _ in range(2))
@@ -115,7 +125,7 @@ def times(runs: dict[str, Timed], repeats: int) -> Iterator[dict[str, str | floa
     first = next(iter(runs))
     for name in runs:
         yield {"run": name, "fastest, s": min(wall[name]), "ratio": min(wall[name]) / min(wall[first]),
-               "ratio of processor time": min(work[name]) / min(work[first])}
+               "processor, s": min(work[name]), "ratio of processor time": min(work[name]) / min(work[first])}
 
 
 def peak() -> int:
@@ -148,6 +158,7 @@ def main() -> None:
     parser.add_argument("--directions", type=int, default=21, help="per layer and dose (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=1, help="counted runs of each (default %(default)s)")
     parser.add_argument("--only", default="", help="models whose name contains this")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="times only")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -157,14 +168,11 @@ def main() -> None:
             continue
         print(f"timing {name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="benchmark-") as made:
-            folder = Path(made) if config else Path(tasks.reference_models()["othello"])
-            if config:
-                with quiet():
-                    torch.manual_seed(0)
-                    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+            folder = model_folder(config, Path(made))
             runs = contenders(folder, args.cases, args.length, args.directions)
             table = pd.DataFrame(times(runs, args.repeats))
-            table["peak grows, MiB"] = [grown(folder, run, args) for run in table["run"]]
+            if args.memory:
+                table["peak grows, MiB"] = [grown(folder, run, args) for run in table["run"]]
         print(f"\n**{name}**: {args.cases} prompts, {torch.get_num_threads()} threads\n\n{markdown(table)}", flush=True)
 
 
