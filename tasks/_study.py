@@ -10,7 +10,7 @@ for measures that look inside.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -115,6 +115,8 @@ class Change:
         cases: (n, seed) -> cases. Those with a column `witness` (a prompt of equal length, as text in words of the
             vocabulary, that tells of the change) have a ceiling, and a positive control: the witness' activations.
         places: Name of a place -> the parts that are written together there.
+        by: What layers and doses are chosen by and edits are compared by: `set_error` and `flip_rate` where the first
+            choice tells, `log_odds` or `mass_after` (of the new answers) where probabilities move and it does not.
         n, quick: Cases of a whole and of a quick study.
         groups: What a group is called.
     """
@@ -123,6 +125,7 @@ class Change:
     words: str
     cases: Callable[[int, int], Counterfactuals]
     places: Mapping[str, Sequence[Part]]
+    by: Literal["set_error", "flip_rate", "log_odds", "mass_after"] = "set_error"
     n: int = 400
     quick: int = 160
     groups: str = "cases"

@@ -77,7 +77,7 @@ def load_prompts(task: ModuleType, n: int, seed: int, options: Mapping[str, Any]
         free = sorted((known["load"] | known["cases"]) - reserved)
         raise ValueError(f"--with takes options of the task, {', '.join(free) or 'here none'}; not "
                          f"{', '.join(sorted(unknown))}")
-    return task.load(n, seed, **{k: v for k, v in options.items() if k in known["load"]})
+    return task.load(n=n, seed=seed, **{k: v for k, v in options.items() if k in known["load"]})
 
 
 def claims(task: ModuleType, prompts: LabelledPrompts, labels: Sequence[str] | None = None, n: int | None = None,

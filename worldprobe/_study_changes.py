@@ -30,6 +30,7 @@ from tasks._positions import NAMED
 from tasks._study import Change, Changed, Part, Study
 
 from ._intervene_task import witnesses
+from ._rows import lower_is_better, pick
 from ._run import Run
 from ._study_directions import PATCH, PartDirections, Way, direction_arrays, ways_of
 
@@ -45,22 +46,23 @@ def flips(logits: Float[Tensor, "case d_vocab"], unedited: Tensor, before: Tenso
 
 
 METRICS = {"flip_rate": flips, "log_odds": ANSWER_METRICS["log_odds"], "mass_after": ANSWER_METRICS["mass_after"]}
-RECOVERED = ("flip_rate", "log_odds")
+RECOVERED = ("flip_rate", "log_odds", "mass_after")
 
 
 class Chosen(NamedTuple):
-    """A way to write at a site and dose, and how it did where it was chosen: error, and log-odds of the new answers."""
+    """A way to write at a site and dose, and how it did where it was chosen: what the change is judged by (lower is
+    better), and log-odds of the new answers."""
 
     way: Way
     site: Site
     alpha: float
-    error: float
+    score: float
     odds: float
 
     @property
     def rank(self) -> tuple:
-        """Lower is better: the error, then the odds, then the smaller dose."""
-        return self.error, -self.odds, abs(self.alpha)
+        """Lower is better: the score, then the odds, then the smaller dose."""
+        return self.score, -self.odds, abs(self.alpha)
 
 
 def change_stages(folder: Run, model, study: Study, prompts: Mapping[str, LabelledPrompts], seed: int, quick: bool
@@ -156,14 +158,15 @@ class Bench:
         """(what did most on the cases set aside, tables to report, scans) of one place."""
         at = Place(self, place)
         scans = {way: self._stage(place, f"scan-{way.name}", functools.partial(at.scan, way)) for way in at.ways}
-        chosen = {way: best_of(scan, way) for way, scan in scans.items()}
+        by = self.change.by
+        chosen = {way: best_of(scan, way, by) for way, scan in scans.items()}
         best, tables = min(chosen.values(), key=lambda c: c.rank), []
         for way, one in chosen.items():
             tables.append(self._stage(place, f"report-{way.name}", functools.partial(
                 at.report, way, one.site, way.doses[self.quick], one.alpha)))
             self.folder.log(f"{self.change.name}, {place}, {way.verb} {way.direction}: "
-                            + headline(tables[-1], one.site, one.alpha))
-        elsewhere = [best_of(scans[best.way], best.way, site) for site in at.varying if site != best.site]
+                            + headline(tables[-1], one.site, one.alpha, by))
+        elsewhere = [best_of(scans[best.way], best.way, by, site) for site in at.varying if site != best.site]
         for one in elsewhere:
             tables.append(self._stage(place, f"at-{one.site}", functools.partial(
                 at.report, one.way, one.site, [one.alpha], None, False)))
@@ -273,9 +276,11 @@ class Place:
         return found
 
     def said_of_patches(self, table: pd.DataFrame) -> str:
-        rows = table[table["control"].isna() & (table["metric"] == "flip_rate") & (table["subset"] == SOLVED)]
-        return "whole activations patched flip " + ", ".join(f"{r.value:.2f} ({r.stream}.{r.layer})"
-                                                             for r in rows.itertuples())
+        by = self.bench.change.by
+        flips = by in ("set_error", "flip_rate")
+        rows = pick(table, control=None, metric="flip_rate" if flips else by, subset=SOLVED if flips else "all")
+        return f"whole activations patched {'flip' if flips else by.replace('_', ' ')} " + ", ".join(
+            f"{r.value:.2f} ({r.stream}.{r.layer})" for r in rows.itertuples())
 
     @property
     def _identity(self) -> dict[str, str]:
@@ -296,29 +301,34 @@ def position(part: Part, cases: Counterfactuals) -> Positions:
     return torch.as_tensor(cases.cases[column].to_numpy(copy=True))
 
 
-def best_of(scan: pd.DataFrame, way: Way, site: Site | None = None) -> Chosen:
-    """The site and dose of a scan (or the dose at one site) of lowest error; of equals that of the highest odds of the
-    new answers, then the smallest dose."""
+def best_of(scan: pd.DataFrame, way: Way, by: str, site: Site | None = None) -> Chosen:
+    """The site and dose of a scan (or the dose at one site) that did most, as `by` counts it; of equals that of the
+    highest odds of the new answers, then the smallest dose."""
     rows = scan[scan["control"].isna()]
     if site is not None:
         rows = rows[(rows["stream"] == site.stream) & (rows["layer"] == site.layer)]
     wide = rows.pivot(index=["stream", "layer", "alpha"], columns="metric", values="value").reset_index()
-    found = [Chosen(way, Site(r.stream, int(r.layer)), float(r.alpha), float(r.set_error),
-                    float(r.log_odds) if hasattr(r, "log_odds") else 0.0) for r in wide.itertuples()]
+    sign = 1 if lower_is_better(by) else -1
+    found = [Chosen(way, Site(r["stream"], int(r["layer"])), float(r["alpha"]), sign * float(r[by]),
+                    float(r.get("log_odds", 0.0))) for r in wide.to_dict("records")]
     return min(found, key=lambda c: c.rank)
 
 
-def headline(table: pd.DataFrame, site: Site, alpha: float) -> str:
+def headline(table: pd.DataFrame, site: Site, alpha: float, by: str = "set_error") -> str:
     """What an edit did, for the log."""
-    rows = table[(table["metric"] == "flip_rate") & (table["subset"] == SOLVED)]
+    flips = by in ("set_error", "flip_rate")
+    rows = pick(table, metric="flip_rate" if flips else by, subset=SOLVED if flips else "all")
     if rows.empty:
         return "no case of the half kept for reporting is solved"
     own = rows[rows["control"].isna() & (rows["alpha"] == alpha)].iloc[0]
     band = rows[(rows["control"] == "random_direction") & (rows["alpha"] == alpha)].iloc[0]
     told = rows[rows["control"] == "told"]
     ceiling = f", told {told['value'].iloc[0]:.3f}" if len(told) else ""
-    return (f"{site}, dose {alpha:g}: {own['value']:.3f} [{own['ci_low']:.3f}, {own['ci_high']:.3f}] of {own['n']} "
-            f"solved cases flip, random directions {band['value']:.3f}{ceiling}")
+    said = f"{site}, dose {alpha:g}: {own['value']:.3f} [{own['ci_low']:.3f}, {own['ci_high']:.3f}]"
+    if flips:
+        return f"{said} of {own['n']} solved cases flip, random directions {band['value']:.3f}{ceiling}"
+    null = rows[rows["control"] == "null"]["value"].iloc[0]
+    return f"{said} {by.replace('_', ' ')}, unedited {null:.3f}, random directions {band['value']:.3f}{ceiling}"
 
 
 def slug(name: str) -> str:
