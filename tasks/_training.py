@@ -259,6 +259,27 @@ def save_gpt2(model: Decoder, out: Path, tokenizer, dtype=torch.float32) -> None
     seal(out)
 
 
+def load_gpt2(folder: Path) -> Decoder:
+    """The model of a directory that `save_gpt2` wrote, to go on training it."""
+    config, sd = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    model = Decoder(config["vocab_size"], config["n_positions"], config["n_layer"], config["n_embd"], config["n_head"],
+                    config["activation_function"])
+    ours = {"embed.weight": "transformer.wte.weight", "pos": "transformer.wpe.weight",
+            "ln.weight": "transformer.ln_f.weight", "ln.bias": "transformer.ln_f.bias",
+            "unembed.weight": "lm_head.weight"}
+    found = {name: sd[theirs] for name, theirs in ours.items()}
+    for i in range(config["n_layer"]):
+        h = f"transformer.h.{i}."
+        for kind in ("weight", "bias"):
+            found |= {f"blocks.{i}.{norm}.{kind}": sd[f"{h}{norm}.{kind}"] for norm in ("ln_1", "ln_2")}
+            qkv = sd[f"{h}attn.c_attn.{kind}"].chunk(3, -1)
+            for part, theirs in (*zip("qkv", qkv, strict=True), ("o", sd[f"{h}attn.c_proj.{kind}"]),
+                                 ("fc", sd[f"{h}mlp.c_fc.{kind}"]), ("proj", sd[f"{h}mlp.c_proj.{kind}"])):
+                found[f"blocks.{i}.{part}.{kind}"] = theirs.mT if kind == "weight" else theirs
+    model.load_state_dict({name: p.float() for name, p in found.items()})
+    return model
+
+
 def seal(folder: Path) -> None:
     """Make the files of a model readable for everyone (transformers leaves the weights at mode 0600) and write their
     hashes to `sha256.json`, which `probing.load_model` checks. Call it again after a change that is meant.

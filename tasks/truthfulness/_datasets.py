@@ -65,8 +65,10 @@ def read(dataset: str | Path, group: str | None = None) -> pd.DataFrame:
     table = pd.read_csv(file, keep_default_na=False)  # `None` and `NA` are words
     wanted = ["statement", "label", *([group] if group and known is None else [])]
     if missing := [c for c in wanted if c not in table]:
-        raise ValueError(f"{file} lacks column(s) {', '.join(missing)}, it has {', '.join(table.columns)}; rename the "
-                         "ones that are meant")
+        asked = "question" in {c.strip().lower() for c in table}
+        raise ValueError(f"{file} lacks column(s) {', '.join(missing)}, it has {', '.join(table.columns)}; " + (
+            "for questions with answers use tasks.truthfulness.questions" if asked else
+            "rename the ones that are meant"))
     if table.empty:
         raise ValueError(f"{file} has no rows; it needs at least one statement for each of three splits")
     statement = table["statement"].astype(str)
@@ -89,19 +91,19 @@ def _entities(table: pd.DataFrame, known: Dataset | None, group: str | None) -> 
 
 def _labels(table: pd.DataFrame, name: str, known: Dataset | None, file: Path) -> pd.DataFrame:
     scheme = "likely" if known and name == "likely" else "truth"
-    labels = {scheme: _binary(table["label"], file)}
+    labels = {scheme: binary(table["label"], file)}
     if known and known.polarity is not None:
         labels["polarity"] = pd.Series(known.polarity, index=table.index, dtype="int8")
     elif known is None and "polarity" in table:
-        labels["polarity"] = _binary(table["polarity"], file)
+        labels["polarity"] = binary(table["polarity"], file)
     if known and name in PARTS:
-        labels |= {"first_part": _binary(table["label1"], file), "second_part": _binary(table["label2"], file)}
+        labels |= {"first_part": binary(table["label1"], file), "second_part": binary(table["label2"], file)}
     if known and name == "likely":
         labels["log_likelihood"] = table["likelihood"].astype(float)
     return pd.DataFrame({f"{scheme}/statement": column for scheme, column in labels.items()})
 
 
-def _binary(column: pd.Series, file: Path) -> pd.Series:
+def binary(column: pd.Series, file: Path) -> pd.Series:
     words = column.astype(str).str.strip().str.lower().map({"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0})
     if (bad := words.isna()).any():
         raise ValueError(f"{file}: {column.name} must be 1 (true) or 0 (false), row {bad.idxmax()} has "

@@ -1,4 +1,4 @@
-"""Statements as labelled prompts, probed where they end."""
+"""Statements as labelled prompts: of the reference world, or plain text probed where it ends."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +10,18 @@ from numpy import ndarray
 from .._prompts import LabelledPrompts, split_by_group
 from .._text import tokenise
 from ._datasets import read
+from ._labels import world
 
 CLASSES = {"truth": ("false", "true"), "polarity": ("negated", "affirmative"), "likely": ("unlikely", "likely"),
            "first_part": ("false", "true"), "second_part": ("false", "true")}
 PLACES = ("end", "content")
 
 
-def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None = None, seed: int = 0,
-         at: str = "end", straddling: str = "drop", group: str | None = None, bos: bool = True,
-         context: int | None = None) -> LabelledPrompts:
-    """Statements with their truth, one prompt each.
+def load(dataset: str | Path | Sequence[str | Path] | None = None, tokenizer=None, *, n: int | None = None,
+         seed: int = 0, at: str | None = None, straddling: str = "drop", group: str | None = None, bos: bool = True,
+         context: int | None = None, **of_the_world) -> LabelledPrompts:
+    """Statements with their truth, one prompt each: of a data set of plain text, or, where none is named, of the
+    reference world (`world`, which takes `n`, `seed`, `at` and what is in `of_the_world`). Of plain text:
 
     Schemes, all with the one target `statement`: `truth`; `polarity` where data sets of both kinds are loaded together
     (`cities` affirmative, `neg_cities` negated); for conjunctions and disjunctions `first_part` and `second_part`,
@@ -37,9 +39,10 @@ def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None
 
     Args:
         dataset: Names of `DATASETS`, CSV files with columns `statement` and `label` (and perhaps `polarity`), or
-            several of them as one.
+            several of them as one. None: the reference world.
         tokenizer: A Hugging Face tokenizer, that of the model to be probed.
-        n: Take so many statements at random; all, unless given.
+        n: Take so many statements at random; all, unless given (2,000 of the reference world).
+        at: `end` (unless given) or `content`.
         straddling: `keep` retains statements between two splits, in the split of their pair: for testing probes that
             were trained on other data, since what they are about occurs in all splits.
         group: Column of your files that says what a statement is about; see `read`.
@@ -47,10 +50,19 @@ def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None
         context: Longest prompt in tokens; what the tokenizer says, unless given.
     Raises:
         FileNotFoundError: There is no such file and no such data set.
-        ValueError: A file lacks a column, has other labels than 0 and 1 or only one of them, or a statement is longer
-            than the context.
+        ValueError: A file lacks a column, has other labels than 0 and 1 or only one of them, a statement is longer
+            than the context, or there is no tokenizer.
     Source: Marks & Tegmark, arXiv:2310.06824. They probe at the full stop, without a few-shot prefix.
     """
+    if dataset is None:
+        return world(2000 if n is None else n, seed, **({} if at is None else {"at": at}), **of_the_world)
+    if of_the_world:
+        raise ValueError(f"{', '.join(of_the_world)}: for the reference world only, and {dataset} is plain text; leave "
+                         "them out, or name no data set")
+    if tokenizer is None:
+        raise ValueError(f"{dataset} is plain text: give the tokenizer of the model to be probed, "
+                         "AutoTokenizer.from_pretrained(MODEL)")
+    at = at or "end"
     if at not in PLACES:
         raise ValueError(f"at must be one of {PLACES}, not {at!r}")
     if straddling not in ("drop", "keep"):
@@ -61,7 +73,7 @@ def load(dataset: str | Path | Sequence[str | Path], tokenizer, *, n: int | None
         rows = rows.iloc[np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])].reset_index(drop=True)
     rows = rows.assign(group=[" & ".join(e) for e in rows["entities"]], split=_splits(rows, seed, straddling))
     rows = rows[rows["split"] != ""].reset_index(drop=True)
-    _both_labels(rows)
+    both_labels(rows)
     if "polarity/statement" in rows and rows["polarity/statement"].nunique() == 1:
         rows = rows.drop(columns="polarity/statement")  # nothing to fit
     texts = rows["statement"].tolist()
@@ -98,7 +110,7 @@ def _splits(rows: pd.DataFrame, seed: int, straddling: str) -> ndarray:
     return split_by_group(np.array([" & ".join(e) for e in rows["entities"]], dtype=object), seed)
 
 
-def _both_labels(rows: pd.DataFrame) -> None:
+def both_labels(rows: pd.DataFrame) -> None:
     scheme = "truth" if "truth/statement" in rows else "likely"
     for split in ("train", "validation", "test"):
         if len(here := set(rows[f"{scheme}/statement"][rows["split"] == split])) != 2:
