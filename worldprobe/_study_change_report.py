@@ -1,18 +1,163 @@
 """The part of a study's report about one change: where and how the fact can be written, beside everything that tells
 an effect from noise."""
 
+from collections.abc import Iterator, Sequence
+
 import pandas as pd
 
 from tasks._study import Change
 
-from ._report import Section
+from ._report import Exhibit, Section, Table
+from ._rows import cell, control_name, pick, site_name, with_interval
+from ._sections import BAND, INTERVAL
+from ._study_change_plots import beyond, dose_panels, place_map, same_site, thirds
+
+METRIC = "flip_rate"
+NAME = "answers that become the new one (share)"
+CONTROLS = {"told": "the prompt tells of it", "full_patch": "whole activation patched",
+            "random_direction": "random directions (5–95 %)"}
+SHOWN = {"set_error": "error", METRIC: "answers flipped", "log_odds": "log-odds, new against old (nats)",
+         "mass_after": "probability of the new answers"}
 
 
 def change_section(table: pd.DataFrame, scans: pd.DataFrame, change: Change) -> Section:
-    """All about one change.
+    """All about one change: a table of places, a map of layers and places, dose-response, all controls.
 
     Args:
         table: Result rows of the change (`label` is its name).
         scans: Rows that sites and doses were chosen from, of all changes.
     """
-    return Section(f"{change.name}: {change.words}", [f"{change.n} cases, edited at {', '.join(change.places)}."])
+    table = table[table["metric"].notna() & table["intervention"].notna()]
+    tried = pick(scans, label=change.name) if len(scans) else scans
+    if table.empty or tried.empty:
+        return Section(f"{change.name}: {change.words}", ["Nothing was written: the study has no cases of it."])
+    solved = len(pick(table, subset="solved", metric=METRIC)) > 0
+    rows = pick(table, subset="solved" if solved else "all")
+    chosen = {place: best(pick(tried, positions=place)) for place in dict.fromkeys(tried["positions"])}
+    n, of = _count(rows), _count(pick(table, subset="all"))
+    text = [f"{change.words.capitalize()}. Layers and doses were chosen on one half of {change.n:,} cases and are "
+            f"reported on the other. " + (
+                f"Counted are the {n:,} of {of:,} cases in which the unedited answer is right." if solved else
+                f"In none of these {of:,} cases is the unedited answer right; all are counted."),
+            _finding(rows, chosen)]
+    return Section(f"{change.name}: {change.words}", text, list(_exhibits(rows, tried, chosen, change.groups)),
+                   [_places(rows, chosen, change.groups), *(_controls(table, place, c, change.groups)
+                                                            for place, c in chosen.items())])
+
+
+def best(scans: pd.DataFrame) -> pd.Series:
+    """The edit of lowest error on the cases set aside; of equals that of the highest log-odds of the new answers, then
+    the smallest dose. Its `rank` is all three."""
+    rows = scans[scans["control"].isna()]
+    key = ["intervention", "probe", "unit", "stream", "layer", "alpha"]
+    wide = rows.pivot(index=key, columns="metric", values="value").reset_index()
+    order = wide.assign(odds=-wide["log_odds"], size=wide["alpha"].abs()).sort_values(["set_error", "odds", "size"])
+    one = order.iloc[0].copy()
+    one["rank"] = (one["set_error"], one["odds"], one["size"])
+    return one
+
+
+def _finding(rows: pd.DataFrame, chosen: dict[str, pd.Series]) -> str:
+    """Where writing works, in a sentence."""
+    said = []
+    for place, c in chosen.items():
+        own, here = _own(rows, c, place)
+        told = pick(here, control="told")
+        least = f", {told['value'].iloc[0]:.2f} where the prompt tells of it" if len(told) else ""
+        verdict = "flips" if beyond(own, here) else "does not flip more than random directions do:"
+        said.append(f"at {place} it {verdict} {own['value']:.2f} of the answers "
+                    f"({c['intervention']} {c['probe']}, {site_name(own)}){least}")
+    return "Written " + "; ".join(said) + "."
+
+
+def _own(rows: pd.DataFrame, c: pd.Series, place: str, metric: str = METRIC) -> tuple[pd.Series, pd.DataFrame]:
+    """(the row of an edit, all rows of its site and way)."""
+    here = same_site(pick(rows, positions=place, intervention=c["intervention"], probe=c["probe"], metric=metric), c)
+    return pick(here, control=None, alpha=c["alpha"]).iloc[0], here
+
+
+def _exhibits(rows: pd.DataFrame, tried: pd.DataFrame, chosen: dict[str, pd.Series], groups: str) -> Iterator[Exhibit]:
+    whiskers = INTERVAL.format(where="Whiskers", groups=groups)
+    n = f"n = {_count(rows):,} cases in {_count(rows, 'n_groups'):,} {groups}."
+    yield Exhibit(
+        "Layers and places", place_map(rows, chosen, METRIC, NAME.replace(" (", "\n(")),
+        "Share of answers that become the new one. Left: written along the direction that did best at each place on "
+        "the cases set aside, at each layer with the dose that did best there. Right: the whole activation of the "
+        "prompt that tells of the change. Hatched: the interval reaches into the band of random directions. "
+        f"{n} The intervals are in the data: 95 %, percentile bootstrap over {groups}.")
+    for verb in dict.fromkeys(tried["intervention"].dropna()):
+        of_verb = pick(tried, intervention=verb)
+        ways = of_verb[of_verb["control"].isna()][["positions", "probe"]].drop_duplicates()
+        mine = {(p, d): best(pick(of_verb, positions=p, probe=d)) for p, d in ways.itertuples(index=False)}
+        for few in thirds(list(dict.fromkeys(p for p, _ in mine))):
+            shown = {key: c for key, c in mine.items() if key[0] in few}
+            yield Exhibit(
+                f"{verb}: dose and response" + ("" if few[0] == next(iter(mine))[0] else f", {few[0]}"),
+                dose_panels(rows, shown, verb, METRIC, NAME),
+                "A panel per place, every direction at the layer chosen for it. Dashed: the prompt tells of the "
+                f"change; dotted: the whole activation patched. {n} {whiskers} {BAND.format(n=_draws(rows))}")
+
+
+def _places(rows: pd.DataFrame, chosen: dict[str, pd.Series], groups: str) -> Table:
+    """One line per place: the best way to write there, its band, the patch and the ceiling."""
+    shown, data = [], []
+    for place, c in chosen.items():
+        own, here = _own(rows, c, place)
+        line = {"place": place, "edit": c["intervention"], "direction": c["probe"], "where": site_name(own),
+                "dose": c["alpha"], "answers flipped": cell(own)}
+        for control in ("random_direction", "full_patch", "told"):
+            found = pick(here, control=control)
+            found = found[found["alpha"].isna() | (found["alpha"] == c["alpha"])]
+            if len(found):
+                line[CONTROLS[control]] = cell(found.iloc[0])
+        share, _ = _maybe(rows, c, place, f"{METRIC}_recovery")
+        line |= {} if share is None else {"share of the ceiling": cell(share)}
+        odds, _ = _maybe(rows, c, place, "log_odds_recovery")
+        line |= {} if odds is None else {"of its log-odds": cell(odds)}
+        shown.append(line)
+        data.append(here)
+    return Table("Places", pd.DataFrame(shown),
+                 f"Share of answers that become the new one, in {_count(rows):,} cases. In brackets: 95 % interval, "
+                 f"percentile bootstrap over {groups}; of random directions the 5th to 95th percentile of "
+                 f"{_draws(rows)} draws. The patch is at the same layer and tokens.", pd.concat(data))
+
+
+def _controls(table: pd.DataFrame, place: str, c: pd.Series, groups: str) -> Table:
+    """The chosen edit of a place beside all its controls, in every metric."""
+    rows = same_site(pick(table, positions=place, intervention=c["intervention"], probe=c["probe"],
+                          metric=list(SHOWN)), c)
+    rows = rows[rows["alpha"].isna() | (rows["alpha"] == c["alpha"])]
+    solved = pick(rows, subset="solved")
+    rows = solved if len(solved) else pick(rows, subset="all")
+    arms = list(dict.fromkeys(rows["control"].fillna("")))
+    shown = []
+    for arm in sorted(arms, key=lambda a: a != ""):
+        here = pick(rows, control=arm or None)
+        cells = {name: _one(pick(here, metric=metric)) for metric, name in SHOWN.items()}
+        name = CONTROLS.get(arm, control_name(arm)) if arm else f"{c['intervention']} {c['probe']}"
+        shown.append({"arm": name, **cells})
+    return Table(f"Controls at {place}", pd.DataFrame(shown),
+                 f"{c['intervention']} along {c['probe']} at {site_name(rows.iloc[0])}, dose {c['alpha']:g}, "
+                 f"{_count(rows):,} cases. In brackets: 95 % interval, percentile bootstrap over {groups}; of random "
+                 "directions the 5th to 95th percentile of the draws.", rows)
+
+
+def _maybe(rows: pd.DataFrame, c: pd.Series, place: str, metric: str) -> tuple[pd.Series | None, pd.DataFrame]:
+    here = pick(rows, positions=place, metric=metric)
+    return _own(rows, c, place, metric) if len(here) else (None, here)
+
+
+def _one(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "–"
+    row = rows.iloc[0]
+    return cell(row) if pd.notna(row["ci_low"]) else with_interval(row["value"], row["value"], row["value"])
+
+
+def _count(rows: pd.DataFrame, column: str = "n") -> int:
+    values: Sequence = pick(rows, metric=METRIC, control="null")[column].dropna()
+    return int(max(values, default=0))
+
+
+def _draws(rows: pd.DataFrame) -> int:
+    return int(pick(rows, control="random_direction", metric=METRIC)["n"].max())

@@ -12,8 +12,10 @@ from probing import Site, class_means, extract, load_model
 from probing._results import results_frame, validate
 from tasks import decoy
 from tasks._study import Change, Part, Reading, Study, codes
-from worldprobe._rows import pick
+from worldprobe._ink import to_svg
+from worldprobe._rows import cell, pick
 from worldprobe._run import open_run
+from worldprobe._study_change_report import change_section
 from worldprobe._study_changes import change_stages, position, slug
 from worldprobe._study_directions import CLASS_WAYS, NUMBER_WAYS, PartDirections, class_arrays, number_arrays, ways_of
 
@@ -99,6 +101,23 @@ def test_flips_are_of_the_solved_cases(done, model):
     rows = pick(table, metric="flip_rate", control=None, intervention="patch")
     assert set(pick(rows, subset="solved")["n"]) == {(solved & report).sum()}
     assert set(pick(rows, subset="all")["n"]) == {report.sum()}
+
+
+def test_the_section_says_where_writing_works(done):
+    prompts, study, tables, scans, _ = done
+    change = study.changes[0]
+    table = results_frame(pd.concat(tables).to_dict("records"))
+    section = change_section(table, scans, change)
+    assert "flips" in section.text[1] and "of 30 cases" in section.text[0]
+    assert [e.title for e in section.exhibits] == ["Layers and places", "steer: dose and response"]
+    places, controls = section.tables
+    own = pick(table, intervention="steer", metric="flip_rate", subset="solved", control=None)
+    assert places.shown["answers flipped"].iloc[0] in {cell(row) for _, row in own.iterrows()}
+    assert "20 draws" in places.caption and list(controls.shown["arm"][:2]) == [f"steer {places.shown['direction'][0]}",
+                                                                              "no edit"]
+    for exhibit in section.exhibits:
+        assert "<svg" in to_svg(exhibit.picture)
+    assert change_section(table[:0], scans, change).text == ["Nothing was written: the study has no cases of it."]
 
 
 def made(n_targets: int, n_classes: int, seed: int = 0):
