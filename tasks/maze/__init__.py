@@ -8,11 +8,11 @@
     cases = tasks.maze.cases("add", n=500)                       # a passage to add, the right steps before and after
 """
 
-from ._behaviour import behaviour, score
+from ._behaviour import behaviour, score, walk
 from ._cases import cases, pairs
 from ._generators import GENERATORS
 from ._geometry import cell_embeddings, geometry
-from ._heads import adjacency_attention, adjacency_scores, attention_over_cells, edge_gathering
+from ._heads import adjacency_attention, adjacency_scores, attention_over_cells, edge_gathering, gathering_scores
 from ._labels import border_inclusive, by_degree, load
 from ._lattice import (
     connect,
@@ -27,12 +27,13 @@ from ._lattice import (
     ways,
 )
 from ._mazes import Mazes, draw, is_reserved, is_tree, random_mazes, solve
+from ._own import read_mazes
 from ._pictures import attention_picture, edge_picture, edit_picture, map_picture
 from ._tokens import parse, to_ids, to_text, tokenise, words
 
 __all__ = ["GENERATORS", "Mazes", "adjacency_attention", "adjacency_scores", "attention_over_cells",
            "attention_picture", "behaviour", "border_inclusive", "by_degree", "cases", "cell_embeddings", "connect",
            "degrees", "distances", "draw", "edge_gathering", "edge_names", "edge_picture", "edges", "edit_picture",
-           "geometry", "identities", "is_reserved", "is_tree", "load", "map_picture", "open_edges", "pairs", "parse",
-           "random_mazes", "score", "shape_of", "shortest_paths", "solve", "to_ids", "to_text", "tokenise", "ways",
-           "words"]
+           "gathering_scores", "geometry", "identities", "is_reserved", "is_tree", "load", "map_picture", "open_edges",
+           "pairs", "parse", "random_mazes", "read_mazes", "score", "shape_of", "shortest_paths", "solve", "to_ids",
+           "to_text", "tokenise", "walk", "ways", "words"]

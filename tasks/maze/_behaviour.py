@@ -67,6 +67,19 @@ def behaviour(model: Model, mazes: Mazes, seed: int | Sequence[int] = 0, *, roll
     return out
 
 
+@torch.inference_mode()
+def walk(model: Model, prompt: Int[Tensor, " pos"], most: int) -> list[int]:
+    """The path a model walks after a prompt that ends with `<PATH_START>`, greedily: cells, at most `most`. It ends
+    before the first word that is no cell."""
+    path: list[int] = []
+    while len(path) < most:
+        word = int(model(torch.cat([prompt, torch.tensor(path, dtype=prompt.dtype) + CELL])[None])[0, -1].argmax())
+        if word < CELL:
+            break
+        path.append(word - CELL)
+    return path
+
+
 def score(mazes: Mazes, paths: Int[ndarray, "maze step"]) -> dict[str, Bool[ndarray, " maze"]]:
     """`valid` and `target` of paths (cells, -1 past the end) through the mazes, see `behaviour`."""
     n_cells = mazes.shape[0] * mazes.shape[1]

@@ -2,7 +2,7 @@
 
     table = adjacency_attention(model, mazes)          # maze x layer x head, and the same in shuffled mazes
     scores = adjacency_scores(table)                   # score and contrast of every head, with interval and null
-    gathers = edge_gathering(model, mazes)             # maze x layer x head
+    gathers = gathering_scores(edge_gathering(model, mazes))
     mass = attention_over_cells(model, mazes, 0, layer=3, head=1, step=2)
 
 At a cell of the path, attention is added up over the *context*: the tokens of other cells before `<PATH_START>`, in the
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from ._mazes import Mazes
 from ._tokens import CELL, Tokens, tokenise
 
 SUMS = ("connected", "adjacent", "all", "n_connected", "n_adjacent", "n_nodes")
-METRICS = ("adjacency_score", "adjacency_contrast", "cell_attention")
+METRICS = ("adjacency_score", "adjacency_contrast", "cell_attention", "connected_attention")
 
 
 def adjacency_attention(model, mazes: Mazes, seed: int | Sequence[int] = 0, *, n_shuffles: int = 20,
@@ -61,26 +61,23 @@ def adjacency_attention(model, mazes: Mazes, seed: int | Sequence[int] = 0, *, n
 def adjacency_scores(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Score and contrast of every head, from the rows of `adjacency_attention`: one row per number.
 
-    Where a head hardly looks at cells (`cell_attention`, its A_all per cell of the path), its score says little; the
-    draws then scatter widely.
+    Where a head hardly looks at cells, its score says little. `cell_attention` is its A_all, `connected_attention` its
+    A_connected, each per cell of the path.
 
     Returns:
-        `layer`, `head`, `metric` (`adjacency_score`, `adjacency_contrast`, `cell_attention`), `control` (missing, or
-        `shuffled_maze`), `value`, `ci_low`, `ci_high`, `n`. The interval is a 95 % bootstrap over different mazes, the
-        band of the control the 5th to 95th percentile of the draws around their mean; n counts mazes, and draws.
-        Missing where a head has no neighbour behind a wall to be compared with.
+        `layer`, `head`, `metric` (one of `METRICS`), `control` (missing, or `shuffled_maze`), `value`, `ci_low`,
+        `ci_high`, `n`. The interval is a 95 % bootstrap over different mazes; the value of the control is that of all
+        draws together, its band the 5th to 95th percentile of single draws; n counts mazes, and draws. Missing where a
+        head has no neighbour behind a wall to be compared with.
     """
     true, shuffled = table[table["draw"] == 0], table[table["draw"] > 0]
     heads = true[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
     by_maze = _summed(true, "group")
-    n = len(by_maze)
-    again = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_bootstrap)
-    resampled = _ratios(np.tensordot(again, by_maze, 1))
-    out = [_rows(heads, None, _ratios(by_maze.sum(0)), resampled, (2.5, 97.5), n)]
+    resampled = _ratios(np.tensordot(_resamples(len(by_maze), n_bootstrap, seed), by_maze, 1))
+    out = [_rows(heads, None, METRICS, _ratios(by_maze.sum(0)), resampled, (2.5, 97.5), len(by_maze))]
     if len(shuffled):
-        drawn = _ratios(_summed(shuffled, "draw"))
-        mean = pd.DataFrame(drawn.reshape(len(drawn), -1)).mean().to_numpy().reshape(drawn.shape[1:])
-        out.append(_rows(heads, "shuffled_maze", mean, drawn, (5, 95), len(drawn)))
+        sums = _summed(shuffled, "draw")
+        out.append(_rows(heads, "shuffled_maze", METRICS, _ratios(sums.sum(0)), _ratios(sums), (5, 95), len(sums)))
     return pd.concat(out, ignore_index=True)
 
 
@@ -102,6 +99,19 @@ def edge_gathering(model, mazes: Mazes, seed: int | Sequence[int] = 0, *, batch_
     first, second, previous = shares[..., 0], shares[..., 1], shares[..., 2] + shares[..., 3]
     columns = np.stack([first, second, first + second, previous], -1).transpose(1, 0, 2, 3)
     return _frame(columns, ("maze", "layer", "head"), ("first_cell", "second_cell", "gathers", "previous"), mazes)
+
+
+def gathering_scores(table: pd.DataFrame, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Means of `edge_gathering` over mazes, in the columns of `adjacency_scores`; control `previous_passage`."""
+    heads = table[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
+    names = ["gathers", "first_cell", "second_cell", "previous"]
+    means = table.groupby(["group", "layer", "head"])[names].mean().to_numpy().reshape(
+        table["group"].nunique(), len(heads), len(names))
+    n = len(means)
+    resampled = np.tensordot(_resamples(n, n_bootstrap, seed) / n, means, 1)
+    rows = _rows(heads, None, names, means.mean(0), resampled, (2.5, 97.5), n)
+    rows["control"] = rows["metric"].map({"previous": "previous_passage"})
+    return rows.assign(metric=rows["metric"].replace("previous", "gathers"))
 
 
 def attention_over_cells(model, mazes: Mazes, row: int, layer: int, head: int, step: int,
@@ -221,19 +231,26 @@ def _summed(table: pd.DataFrame, by: str) -> Float[ndarray, "cluster head 6"]:
     return sums.to_numpy().reshape(table[by].nunique(), -1, len(SUMS))
 
 
-def _ratios(sums: Float[ndarray, "*some 6"]) -> Float[ndarray, "*some 3"]:
-    """The three `METRICS`, missing where nothing can be compared."""
+def _resamples(n: int, n_bootstrap: int, seed: int) -> Int[ndarray, "draw cluster"]:
+    """How often each cluster is in each bootstrap sample."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_bootstrap)
+
+
+def _ratios(sums: Float[ndarray, "*some 6"]) -> Float[ndarray, "*some 4"]:
+    """The `METRICS`, missing where nothing can be compared."""
     connected, adjacent, everything, n_connected, n_adjacent, n_nodes = np.moveaxis(sums, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         score, contrast = connected / everything, (connected / n_connected) / (adjacent / n_adjacent)
     return np.stack([np.where(everything > 0, score, np.nan),
-                     np.where((adjacent > 0) & (n_connected > 0), contrast, np.nan), everything / n_nodes], -1)
+                     np.where((adjacent > 0) & (n_connected > 0), contrast, np.nan), everything / n_nodes,
+                     connected / n_nodes], -1)
 
 
-def _rows(heads: pd.DataFrame, control: str | None, value: Float[ndarray, "head 3"],
-          drawn: Float[ndarray, "draw head 3"], percent: tuple[float | int, float | int], n: int) -> pd.DataFrame:
-    """One row per head and metric; the interval spans the draws in which the value is not missing."""
+def _rows(heads: pd.DataFrame, control: str | None, metrics: Sequence[str], value: Float[ndarray, "head metric"],
+          drawn: Float[ndarray, "draw head metric"], percent: tuple[float | int, float | int], n: int) -> pd.DataFrame:
+    """One row per head and metric; the interval spans the draws in which the value is not missing, and the value."""
     frame = pd.DataFrame(drawn.reshape(len(drawn), -1))
     low, high = (frame.quantile(q / 100).to_numpy().reshape(value.shape) for q in percent)
+    low, high = np.fmin(low, value), np.fmax(high, value)
     return pd.concat([heads.assign(metric=metric, control=control, value=value[:, k], ci_low=low[:, k],
-                                   ci_high=high[:, k], n=n) for k, metric in enumerate(METRICS)], ignore_index=True)
+                                   ci_high=high[:, k], n=n) for k, metric in enumerate(metrics)], ignore_index=True)

@@ -78,6 +78,12 @@ def task_name(size: int | tuple[int, int]) -> str:
     return "maze" if (rows, cols) == (5, 5) else f"maze-{rows}x{cols}"
 
 
+def shape_named(task: str) -> tuple[int, int]:
+    """The inverse of `task_name`."""
+    rows, _, cols = task.partition("-")[2].partition("x")
+    return (int(rows), int(cols)) if rows else (5, 5)
+
+
 class _Labelled(NamedTuple):
     where: pd.DataFrame
     codes: pd.DataFrame

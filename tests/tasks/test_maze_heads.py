@@ -110,13 +110,14 @@ def test_the_interval_is_over_mazes_and_the_band_over_shuffled_mazes():
     assert len(table) == 7 * 40 * 2 * 4
     np.testing.assert_array_equal(table["group"], maze.identities(mazes.connections)[table["maze"]])
     scores = maze.adjacency_scores(table, n_bootstrap=300)
-    assert len(scores) == 2 * 8 * 3 and (scores["ci_low"] <= scores["ci_high"]).all()
+    assert len(scores) == 2 * 8 * 4 and (scores["ci_low"] <= scores["ci_high"]).all()
     own = scores[scores["control"].isna()]
-    assert ((own["ci_low"] <= own["value"]) & (own["value"] <= own["ci_high"])).all()
+    assert ((scores["ci_low"] <= scores["value"]) & (scores["value"] <= scores["ci_high"])).all()
     one = table[(table["draw"] == 0) & (table["layer"] == 1) & (table["head"] == 2)]
     row = own[(own["layer"] == 1) & (own["head"] == 2)].set_index("metric")["value"]
     assert row["adjacency_score"] == pytest.approx(one["connected"].sum() / one["all"].sum())
     contrast = one["connected"].sum() / one["n_connected"].sum() / (one["adjacent"].sum() / one["n_adjacent"].sum())
+    assert row["connected_attention"] == pytest.approx(one["connected"].sum() / mazes.n_nodes.sum())
     assert row["adjacency_contrast"] == pytest.approx(contrast)
     contrasts = scores[scores["metric"] == "adjacency_contrast"]["value"]
     assert contrasts.between(0.8, 1.25).all(), "random weights know no passages"
@@ -137,6 +138,12 @@ def test_gathering_is_attention_from_the_semicolon_to_the_two_cells_before_it():
         assert row.second_cell == pytest.approx(np.mean([pattern[i, i - 1] for i in at]), abs=1e-6)
         assert row.previous == pytest.approx(np.mean([pattern[i, i - 5] + pattern[i, i - 7] for i in at[1:]]), abs=1e-6)
     assert len(table) == 9 * 2 * 4 and (table["gathers"] == table["first_cell"] + table["second_cell"]).all()
+    scores = maze.gathering_scores(table, n_bootstrap=200)
+    means = table[(table["layer"] == 1) & (table["head"] == 3)].groupby("group")[["gathers", "first_cell", "previous"]]
+    means = means.mean().mean()  # equal mazes count once
+    mine = scores[(scores["layer"] == 1) & (scores["head"] == 3)].set_index(["metric", "control"])["value"]
+    np.testing.assert_allclose(mine.loc[["gathers", "first_cell"]].to_numpy()[[0, 2, 1]], means)
+    assert ((scores["ci_low"] <= scores["value"]) & (scores["value"] <= scores["ci_high"])).all()
     planted = torch.zeros(9, 1, *2 * [text.tokens.shape[1]])
     for row, pos in zip(*np.nonzero(text.closes >= 0), strict=True):
         planted[row, 0, pos, [pos - 1, pos - 3]] = torch.tensor([0.25, 0.75])
@@ -172,6 +179,8 @@ def test_a_planted_geometry_is_found_and_a_random_one_is_not(size):
     assert noisy["r"].iloc[-1] > 0.8 and noisy["p"].iloc[-1] < 0.01
     nothing = maze.geometry(rng.normal(size=(rows * cols, 64)), size)
     assert abs(nothing["r"].iloc[-1]) < 0.2 and nothing["p"].iloc[-1] > 0.01
+    assert noisy["r_low"].iloc[-1] < noisy["r"].iloc[-1] < noisy["r_high"].iloc[-1] <= 1
+    assert exact["r_low"].iloc[-1] == pytest.approx(1), "an exact geometry is exact in every resample"
     assert np.isnan(exact["r"].iloc[0]) and np.isnan(exact["p"].iloc[0]), "all pairs are one step apart"
 
 

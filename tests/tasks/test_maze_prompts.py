@@ -193,6 +193,10 @@ def test_a_case_changes_one_passage_and_with_it_the_right_step(kind, size, gener
         assert set(changed) <= {slot - 3, slot - 1} and text.split()[slot] == ";"
         here = text.split()[-1]
         assert here == case.cell and here in passage
+        (r, c), (to_r, to_c) = (eval(cell) for cell in (here, next(iter(passage - {here}))))
+        assert (to_r - r, to_c - c) == {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}[case.direction]
+        listed, told = (passages(t).count(frozenset(case.stand_in.split("-"))) for t in (text, edited))
+        assert {listed, told} == {1, 2} and (listed == 2) == (kind == "add")
         before, after = set(words[cases.right_before[row]]), set(words[cases.right_after[row]])
         was = maze.parse([text], size)
         path = [str(words[11 + cell]) for cell in was.paths[0] if cell >= 0]
@@ -224,3 +228,16 @@ def test_impossible_cases_are_refused():
         maze.cases("add", n=5, size=(1, 6), reserved=None)
     with pytest.raises(ValueError, match="found only 0 of 70 reserved dfs mazes of 1x6"):  # the one there is, is not
         maze.cases("add", n=5, size=(1, 6))
+
+
+@pytest.mark.parametrize("kind", ["add", "remove"])
+def test_cases_of_mazes_of_your_own_are_as_many_as_they_offer(kind):
+    mine = maze.solve(maze.random_mazes(40, (4, 3), "wilson", seed=3).connections)
+    cases = maze.cases(kind, n=500, mazes=mine)
+    assert cases.task == "maze-4x3" and 5 < len(cases) <= 40
+    assert set(cases.cases["group"]) <= set(maze.identities(mine.connections))
+    assert len(maze.cases(kind, n=3, mazes=mine)) == 3
+    if kind == "add":
+        corridor = maze.solve(maze.random_mazes(3, (1, 6)).connections)
+        with pytest.raises(ValueError, match=r"found only 0 of 9 cases to add among mazes of your own \(3\)"):
+            maze.cases(kind, n=9, mazes=corridor)

@@ -1,0 +1,113 @@
+"""What the study of the maze draws: mazes as read, edge by edge, edits, where a head looks; and one maze as text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from .._checks import best_reading, rows
+from .._study import Changed, Found, Picture, Read
+from ._behaviour import walk
+from ._heads import attention_over_cells
+from ._labels import shape_named
+from ._lattice import Shape
+from ._mazes import Mazes, draw
+from ._pictures import attention_picture, edge_picture, edit_picture, map_picture
+from ._tokens import parse, to_text
+
+SHOWN = 2  # mazes and cases: the first there are, not the best
+
+
+def pictures(found: Found) -> Sequence[Picture]:
+    """In the order of the report; what a run has no rows for is left out."""
+    out = []
+    if (read := found.readings.get("path_start")) is not None:
+        for k in range(min(SHOWN, len(np.unique(read.rows)))):
+            mazes, passage, path = _as_read(found, read, k)
+            out.append(Picture("A maze as it is read from <PATH_START>", map_picture(mazes, 0, passage, path), (
+                f"Test maze {k + 1}; {read.where}. A strong line is a wall that the probe is sure of, over the true "
+                "walls; what is read wrongly is orange. Green: the path that the model walks.")))
+        out += _by_edge(found, shape_named(read.prompts.task))
+    for name, changed in found.changes.items():
+        out += _edits(name, changed)
+    return out + _heads(found)
+
+
+def shows(found: Found) -> str:
+    """The first test maze as it is read and walked, as text."""
+    read = found.readings.get("path_start")
+    if read is None:
+        return ""
+    mazes, passage, path = _as_read(found, read, 0)
+    return (f"\n{draw(mazes, 0, passage, path)}\n# wall; ? wall read as open, + passage read as a wall ({read.where}); "
+            "O origin, X target, * path of the model, . shortest path")
+
+
+def _as_read(found: Found, read: Read, k: int) -> tuple[Mazes, Float[ndarray, " edge"], list[int]]:
+    """One test maze, the probability of each passage, and the path of the model."""
+    prompt = int(read.prompts.examples["prompt"].to_numpy()[read.rows[k]])
+    tokens = read.prompts.tokens[prompt, : int(read.prompts.lengths[prompt])]
+    shape = shape_named(read.prompts.task)
+    mazes = parse(to_text(tokens[None].numpy(), shape), shape)
+    return mazes, np.asarray(read.values[k], float), walk(found.network, tokens, shape[0] * shape[1])
+
+
+def _by_edge(found: Found, shape: Shape) -> list[Picture]:
+    read = found.readings["path_start"]
+    try:
+        best = best_reading(found.table, "path_start", "passage", model=found.model)
+        where = {"label": "passage", "metric": "accuracy", "split": "test", "intervention": None}
+        own = {"positions": "path_start", "probe": best["probe"], "stream": best["stream"], "layer": best["layer"],
+               "model": found.model, **where}
+        names = read.prompts.targets("passage")
+        panels = {"Probe": [float(rows(found.table, subset=f"edge={n}", **own).iloc[0]["value"]) for n in names],
+                  "Degrees alone": [float(rows(found.table, subset=f"edge={n}", positions="path_start",
+                                               control="shortcut:by_degree", **where).iloc[0]["value"])
+                                    for n in names]}
+    except LookupError:
+        return []
+    svg = edge_picture({name: np.array(values) for name, values in panels.items()}, shape, what="accuracy")
+    return [Picture("Accuracy by edge", svg, f"{read.where}, test mazes; beside it what the numbers of passages of "
+                    "every cell tell without a model. Each number stands where the wall would be.")]
+
+
+def _edits(name: str, changed: Changed) -> list[Picture]:
+    """The first solved cases of the half for reporting."""
+    cases, out = changed.cases, []
+    shape = shape_named(cases.task)
+    solved = np.flatnonzero(cases.right_before[changed.rows, changed.before.argmax(1)])
+    for k in solved[:SHOWN].tolist():
+        row = int(changed.rows[k])
+        case = cases.cases.iloc[row]
+        prompt = int(case["prompt"])
+        text = cases.tokens[prompt : prompt + 1, : int(cases.lengths[prompt])].numpy()
+        mazes = parse(to_text(text, shape), shape)
+        panels = {"Untouched": changed.before[k], "After the edit": changed.after[k]}
+        if changed.told is not None:
+            panels["Told in the prompt"] = changed.told[k]
+        svg = edit_picture(mazes, 0, str(case["target"]), int(case["node"]), panels)
+        out.append(Picture(f"The next step, {name} {case['target']}", svg,
+                           f"{changed.where}. The first cases that the model solves, not the best ones."))
+    return out
+
+
+def _heads(found: Found) -> list[Picture]:
+    """Where the head that looks most at cells one passage away looks, at three steps of one path."""
+    read = found.readings.get("path_start")
+    try:
+        scored = rows(found.table, metric="connected_attention", model=found.model)
+    except LookupError:
+        return []
+    if read is None:
+        return []
+    best = scored.loc[scored["value"].idxmax()]
+    layer, head = int(best["layer"]), int(best["head"])
+    mazes = next(m for m, _, _ in (_as_read(found, read, k) for k in range(len(read.rows)))
+                 if m.n_nodes[0] >= 4 or len(read.rows) == 1)
+    steps = sorted({0, (int(mazes.n_nodes[0]) - 1) // 2, max(0, int(mazes.n_nodes[0]) - 2)})
+    panels = {f"Step {step}": (step, attention_over_cells(found.network, mazes, 0, layer, head, step))
+              for step in steps}
+    return [Picture(f"Head {head} of layer {layer} along a path", attention_picture(mazes, 0, panels),
+                    "The head with the most attention on cells one passage away, at three cells of a path; attention "
+                    "to the cell's tokens before <PATH_START>, in percent.")]

@@ -1,0 +1,203 @@
+"""What the study of the maze asks, on small mazes: readings, places of edits, measures, checks, pictures, files."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from tasks import maze
+from tasks._study import Changed, Found, Read
+from tasks.maze import _study_checks, _study_measures, _study_pictures
+from tasks.maze.study import study
+
+COLUMNS = ["task", "model", "revision", "stream", "layer", "head", "label", "probe", "control", "intervention", "alpha",
+           "positions", "metric", "split", "subset", "value", "ci_low", "ci_high", "n", "p_value"]
+
+
+def tiny(shape):
+    return TransformerBridge.boot_native(dict(
+        d_model=16, n_layers=2, n_heads=2, d_head=8, d_mlp=32, d_vocab=len(maze.words(shape)), n_ctx=120, act_fn="gelu",
+        normalization_type="LN", positional_embedding_type="standard", seed=0, init_weights=True)).eval()
+
+
+def found(rows=(), **fields):
+    table = pd.DataFrame([{"subset": "all", "split": "test", "model": "m"} | row for row in rows], columns=COLUMNS)
+    empty = dict(model="m", table=table, transitions=pd.DataFrame(), network=None, config={}, readings={}, changes={})
+    return Found(**(empty | fields))
+
+
+@pytest.mark.parametrize("options", [{"size": 3}, {"size": "2x4", "generator": "wilson"}])
+def test_readings_and_cases_are_of_the_mazes_that_were_asked_for(options):
+    asked = study(**options)
+    shape = {3: (3, 3), "2x4": (2, 4)}[options["size"]]
+    for reading in asked.readings:
+        prompts = reading.load(20, 1)
+        assert prompts.task == f"maze-{shape[0]}x{shape[1]}" and reading.label in prompts.schemes
+        assert set(reading.subsets) <= set(prompts.subsets)
+    passage = asked.readings[0].load(20, 1)
+    score = asked.readings[0].scores["border_inclusive"](passage.labels("passage"), passage.labels("by_degree"))
+    share = (passage.labels("passage") == passage.labels("by_degree")).mean()
+    assert score.mean() == pytest.approx(maze.border_inclusive(float(share), shape))
+    items = asked.behaviour.measure(lambda tokens: torch.zeros(*tokens.shape, len(maze.words(shape))), 12, 0)
+    assert {*asked.behaviour.metrics, *asked.behaviour.baselines.values(), "n_decisions", "group"} <= set(items)
+    with pytest.raises(ValueError, match="size is a side length or rows x columns, such as 6 or 4x6, not 'big'"):
+        study(size="big")
+
+
+@pytest.mark.parametrize("kind", ["add", "remove"])
+def test_what_is_written_at_each_place_is_what_the_edited_prompt_says_there(kind):
+    asked = study(size=4)
+    change = next(c for c in asked.changes if c.name == kind)
+    cases = change.cases(30, 2)
+    names, (told, _) = maze.edge_names((4, 4)), maze.to_ids(cases.cases["witness"].tolist(), 4)
+    for text, which in ((cases.tokens, "before"), (told, "after")):
+        bodies = [line.split("<ADJLIST_END>")[0] for line in maze.to_text(text, 4)]
+        truth = np.array([[any(f"{a} <--> {b} ;" in body for a, b in (name.split("-"), name.split("-")[::-1]))
+                           for name in names] for body in bodies])
+        slot = torch.as_tensor(cases.cases["pos:slot"].to_numpy(copy=True))
+        cells = [text[torch.arange(30), slot - back].numpy() - 11 for back in (3, 1)]
+        listed = [names.index("-".join(maze.words(4)[11 + c] for c in sorted(pair)))
+                  for pair in zip(*cells, strict=True)]
+        for place, parts in change.places.items():
+            for part in parts:
+                wanted = getattr(part, which)(cases)
+                asked_for = ~np.isnan(wanted)
+                if place == "path start":
+                    assert (asked_for.sum(1) == 1).all() and (wanted == truth)[asked_for].all()
+                elif place == "current cell":
+                    assert wanted.shape == (30, 4) and (asked_for.sum(1) == 1).all()
+                    codes = cases.cases[{"before": "was", "after": "becomes"}[which]]
+                    assert wanted[asked_for].tolist() == codes.tolist()
+                else:
+                    assert (asked_for.sum(1) == 2).all() and (np.nansum(wanted, 1) == 1).all()
+                    assert np.nan_to_num(wanted).argmax(1).tolist() == listed
+
+
+def test_measures_give_rows_with_an_interval_for_heads_and_embeddings():
+    model, shape = tiny((3, 3)), (3, 3)
+
+    def sample(n, seed):
+        return maze.random_mazes(30, shape, seed=seed)
+
+    for rows in (_study_measures.adjacency(model, 0, sample), _study_measures.gathering(model, 0, sample),
+                 _study_measures.embedding(model, 0, shape)):
+        assert np.isfinite(rows[["value", "ci_low", "ci_high"]]).all(axis=None)
+        assert ((rows["ci_low"] <= rows["value"]) & (rows["value"] <= rows["ci_high"])).all()
+        keys = [c for c in ("metric", "layer", "head", "control", "subset") if c in rows]
+        assert not rows.duplicated(keys).any()
+    assert rows["p_value"].between(0, 1).all() and rows["subset"].tolist()[0] == "all"
+
+
+def test_the_first_two_checks_hold_and_those_without_rows_are_left_out():
+    nothing = found()
+    assert _study_checks.generators(nothing)["pass"] and _study_checks.tokens(nothing)["pass"]
+    every = _study_checks.checks((5, 5))
+    assert len(every) == 15
+    for make in every[2:]:
+        with pytest.raises(LookupError):
+            make(nothing)
+
+
+def test_a_check_of_heads_takes_one_that_passes_all_three():
+    rows, heads = [], [(200, 0.9, 300, 0.001), (5, 0.6, 1.0, 0.3), (1, 0.3, 1.0, 0.8)]
+    for head, (contrast, score, null, looks) in enumerate(heads):
+        for metric, control, value in (("adjacency_contrast", None, contrast), ("adjacency_score", None, score),
+                                       ("adjacency_contrast", "shuffled_maze", null),
+                                       ("adjacency_score", "shuffled_maze", 0.3), ("connected_attention", None, looks),
+                                       ("connected_attention", "shuffled_maze", 0.1)):
+            rows.append({"metric": metric, "control": control, "value": value, "ci_low": value, "ci_high": value,
+                         "layer": 4, "head": head})
+    made = _study_checks.adjacency_heads(found(rows))
+    assert made["pass"] and made["ours"] == 5 and made["what"].startswith("head 1 of layer 4")
+    assert made["parts"][-1]["ours"] == 1
+    assert not _study_checks.adjacency_heads(found([r for r in rows if r["head"] != 1]))["pass"]
+
+
+def test_the_map_is_held_against_degrees_and_the_contrast_against_the_map():
+    def rows(model, value):
+        own = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "probe": "logistic",
+                "layer": layer, "stream": "resid_post", "split": split, "value": value - 0.1 * (layer != 1),
+                "ci_low": value - 0.12, "ci_high": value, "control": control, "model": model}
+               for layer in (0, 1, 2, 3) for split in ("validation", "test") for control in (None, "random_init")]
+        return [r | {"value": 0.7} if r["control"] else r for r in own]
+
+    free = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "control": control, "value": value,
+             "ci_low": value, "ci_high": value, "model": None}
+            for control, value in (("shortcut:by_degree", 0.82), ("majority", 0.6))]
+    mine = found(rows("m", 0.95) + free)
+    made = _study_checks.single_token_map(mine)
+    assert made["pass"] and made["ours"] == 0.95
+    assert [p["ours"] for p in made["parts"]] == pytest.approx([0.13, 0.35, -0.12])
+    early = _study_checks.early_layer(mine)
+    assert early["pass"] and early["ours"] == 1 and len(early["parts"]) == 5
+    assert _study_checks.border_metric(mine, (6, 6))["ours"] == pytest.approx(maze.border_inclusive(0.95, 6))
+    with pytest.raises(LookupError):
+        _study_checks.forkless(mine)
+    other = _study_checks.forkless(found(rows("m", 0.95) + rows("maze-forkless", 0.75) + free))
+    assert other["pass"] and other["ours"] == pytest.approx(-0.07)
+    poor = _study_checks.single_token_map(found(rows("m", 0.8) + free))
+    assert not poor["pass"] and not poor["parts"][0]["pass"]
+
+
+@pytest.mark.parametrize("size", [3, "2x4"])
+def test_pictures_of_what_was_read_and_changed_are_drawn(size):
+    asked = study(size=size)
+    prompts = asked.readings[0].load(12, 0)
+    network = tiny(maze.shape_of({3: 3, "2x4": (2, 4)}[size]))
+    read = Read(prompts, np.arange(5, 12), prompts.labels("passage")[5:12] * 0.9, "logistic, resid_post 1")
+    cases = asked.changes[0].cases(10, 3)
+    p = cases.right_before / cases.right_before.sum(1, keepdims=True)
+    after = cases.right_after / cases.right_after.sum(1, keepdims=True)
+    rows = np.flatnonzero(cases.cases["split"] == "report")
+    changed = Changed(cases, rows, p[rows].astype(float), after[rows].astype(float), after[rows].astype(float), "steer")
+    heads = [{"metric": "connected_attention", "value": v, "layer": 1, "head": h} for h, v in ((0, 0.1), (1, 0.2))]
+    result = found(heads, network=network, readings={"path_start": read}, changes={"add": changed})
+    drawn = _study_pictures.pictures(result)
+    assert len(drawn) == 2 + min(2, len(rows)) + 1
+    for picture in drawn:
+        assert ElementTree.fromstring(picture.svg).get("viewBox").startswith("0 0 ")
+    assert "Head 1 of layer 1" in drawn[-1].title
+    assert _study_pictures.shows(result).count("#") > 10
+
+
+def test_a_file_of_your_own_mazes_is_studied_or_refused(tmp_path):
+    mazes = maze.random_mazes(60, (3, 4), "wilson", seed=2)
+    ends = np.stack([np.stack(np.divmod(e, 4), 1) for e in (mazes.origins, mazes.targets)], 1)
+    np.save(tmp_path / "mine.npy", mazes.connections)
+    said = {"connections": mazes.connections.astype(int).tolist(), "ends": ends.tolist()}
+    (tmp_path / "mine.json").write_text(json.dumps(said))
+    (tmp_path / "mine.txt").write_text("\n".join(maze.to_text(maze.tokenise(mazes).tokens, (3, 4))))
+    for name in ("mine.npy", "mine.json", "mine.txt"):
+        read = maze.read_mazes(tmp_path / name)
+        np.testing.assert_array_equal(read.connections, mazes.connections)
+        if name != "mine.npy":
+            np.testing.assert_array_equal(read.paths, mazes.paths)
+    asked = study(mazes=str(tmp_path / "mine.json"))
+    assert asked.readings[0].load(500, 0).tokens.shape[0] == 60
+    names = set(maze.identities(mazes.connections))
+    for change in asked.changes:
+        assert 0 < len(cases := change.cases(400, 1)) <= 60 and set(cases.cases["group"]) <= names
+    said["connections"][3] = said["connections"][3][:1]
+    for name, text, message in (("bad.json", json.dumps(said), "maze 3 is .* maze 0 is .*solve each size by itself"),
+                                ("no.json", '{"mazes": []}', "bad.json|no.json is no file of mazes: it has no 'conn"),
+                                ("bad.txt", "once upon a time", "no line names a cell"),
+                                ("bad.csv", "", r"read from .npy, .json or .txt, not from 'bad.csv'")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            maze.read_mazes(tmp_path / name)
+
+
+def test_a_model_walks_until_it_says_something_else():
+    said = iter([11 + 2, 11 + 3, 7])
+
+    def model(tokens):
+        out = torch.zeros(1, tokens.shape[1], 20)
+        out[0, -1, next(said)] = 1
+        return out
+
+    assert maze.walk(model, torch.tensor([0, 1, 6]), 9) == [2, 3]
+    assert maze.walk(lambda tokens: torch.eye(20)[[12] * tokens.shape[1]][None], torch.tensor([6]), 4) == [1] * 4
