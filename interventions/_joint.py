@@ -181,11 +181,12 @@ def _measured(run: Run, measures: Measures, make: MakeJoint, positions: Sequence
         one: dict[str, JointEdits] = {"sign_flip": {spot: steer(v, -1.0) for spot, v in change.items()}}
         for name, given in others.items():
             one[name] = {s: steer(rescaled(given[s][: len(v)], v)) for s, v in change.items()}
-        draws = random_like(change, n_random, seed, -1.0 if alpha < 0 else 1.0)
+        by_site: dict[Site, Tensor] = dict(change.items())
+        draws = random_like(by_site, n_random, seed, -1.0 if alpha < 0 else 1.0)
         values = _numbers(run, measures, [*one.values(), *draws], positions)
         found.controls.append(dict(zip(one, values, strict=False)))
         found.bands.append({"random_direction": values[len(one) :]})
-        found.sizes.append(sizes(change, norm))
+        found.sizes.append(sizes(by_site, dict(norm.items())))
     return found
 
 
@@ -247,7 +248,8 @@ def _recovery_rows(rows: EffectRows, found: Measured, which: int, alphas: Sequen
         if name != "told":
             rows.ratio(values[:, which] - null, gap, metric=metric, control=name, alpha=None, unit=None)
     for i, alpha in enumerate(alphas):
-        for control, values in {None: found.edited[i], **found.controls[i]}.items():
+        arms: list[tuple[str | None, ndarray]] = [(None, found.edited[i]), *found.controls[i].items()]
+        for control, values in arms:
             rows.ratio(values[:, which] - null, gap, metric=metric, control=control, alpha=alpha, **found.sizes[i])
         draws = mean_over(found.bands[i]["random_direction"][..., which] - null) / mean_gap
         rows.band(draws, metric=metric, control="random_direction", alpha=alpha, **found.sizes[i])

@@ -56,13 +56,14 @@ def place_map(rows: pd.DataFrame, chosen: Mapping[str, pd.Series], metric: str, 
     return figure
 
 
-def dose_panels(rows: pd.DataFrame, chosen: Mapping[str, pd.Series], verb: str, metric: str, name: str) -> Plot:
+def dose_panels(rows: pd.DataFrame, chosen: Mapping[tuple[str, str], pd.Series], verb: str, metric: str, name: str
+                ) -> Plot:
     """One panel per place: the metric against the dose, a line per direction, each at the site chosen for it; the band
     of random directions is that of the first. Dashed: the prompt that tells of the change; dotted: whole activations
     patched at the site of the best direction.
 
     Args:
-        chosen: `PLACE` and a direction -> the edit of this verb that did best on the cases set aside.
+        chosen: (place, direction) -> the edit of this verb that did best on the cases set aside.
     """
     places = list(dict.fromkeys(place for place, _ in chosen))
     figure, axes = plot(rows, len(places), (2.1 + 2.35 * len(places), 3.5))
