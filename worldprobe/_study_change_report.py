@@ -51,7 +51,8 @@ def best(scans: pd.DataFrame) -> pd.Series:
     rows = scans[scans["control"].isna()]
     key = ["intervention", "probe", "unit", "stream", "layer", "alpha"]
     wide = rows.pivot(index=key, columns="metric", values="value").reset_index()
-    order = wide.assign(odds=-wide["log_odds"], size=wide["alpha"].abs()).sort_values(["set_error", "odds", "size"])
+    odds = -wide["log_odds"] if "log_odds" in wide else 0.0  # there are none where no answer changes
+    order = wide.assign(odds=odds, size=wide["alpha"].abs()).sort_values(["set_error", "odds", "size"])
     one = order.iloc[0].copy()
     one["rank"] = (one["set_error"], one["odds"], one["size"])
     return one

@@ -43,6 +43,8 @@ class Way:
         return f"{self.verb}-{self.direction}"
 
 
+MOST_ROWS = 8000
+
 STEER = ((0.5, 1.0, 1.5, 2.0, 3.0, 4.0), (1.0, 2.0, 4.0))
 MOVE = ((0.5, 1.0, 1.5), (1.0,))
 CLASS_WAYS = (
@@ -65,16 +67,17 @@ PATCH = Way("patch", "witness", "source_goal", ((1.0,), (1.0,)), quick=True)
 def class_arrays(X: Float[ndarray, "example d_model"], Y: Int[ndarray, "example target"], pos: Int[ndarray, " example"],
                  n_classes: int, seed: int) -> dict[str, ndarray]:
     """What class labels write, and along what they are read: (target, class, d_model) each; only differences between
-    the classes of a target mean something. `shuffled` are class means of shuffled labels. NaN where a class never
-    occurs."""
+    the classes of a target mean something. `shuffled` are class means of shuffled labels. The logistic probe sees
+    MOST_ROWS of the rows, where there are more. NaN where a class never occurs."""
     shuffled = np.random.default_rng(seed).permutation(Y)
     means = class_means(X, Y, n_classes)
     absent = np.isnan(means)
     found = {"mass_mean.write": means, "shuffled": class_means(X, shuffled, n_classes),
              "encoding.write": encoding_patterns(X, Y, n_classes, pos)}
-    for name, probe in (("logistic", LogisticProbe(tol=1e-4)), ("lda", LDAProbe())):
-        probe.fit(X, Y)
-        found[f"{name}.read"] = np.zeros_like(means)
+    few = np.sort(np.random.default_rng(seed).permutation(len(X))[:MOST_ROWS])
+    for name, probe, rows in (("logistic", LogisticProbe(tol=1e-3), few), ("lda", LDAProbe(), np.arange(len(X)))):
+        probe.fit(X[rows], Y[rows])
+        found[f"{name}.read"] = np.full_like(means, np.nan)
         found[f"{name}.read"][:, probe.classes_] = probe.coef_
     return {name: np.where(absent, np.nan, rows) for name, rows in found.items()}
 
