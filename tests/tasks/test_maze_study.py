@@ -30,6 +30,20 @@ def found(rows=(), **fields):
     return Found(**(empty | fields))
 
 
+def map_rows(model, value):
+    """Of a model whose best layer is 1, with its controls."""
+    own = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "probe": "logistic",
+            "layer": layer, "stream": "resid_post", "split": split, "value": value - 0.1 * (layer != 1),
+            "ci_low": value - 0.12, "ci_high": value, "control": control, "model": model}
+           for layer in (0, 1, 2, 3) for split in ("validation", "test") for control in (None, "random_init")]
+    return [r | {"value": 0.7} if r["control"] else r for r in own]
+
+
+FREE = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "control": control, "value": value,
+         "ci_low": value, "ci_high": value, "model": None}
+        for control, value in (("shortcut:by_degree", 0.82), ("majority", 0.6))]
+
+
 @pytest.mark.parametrize("options", [{"size": 3}, {"size": "2x4", "generator": "wilson"}])
 def test_readings_and_cases_are_of_the_mazes_that_were_asked_for(options):
     asked = study(**options)
@@ -118,17 +132,7 @@ def test_a_check_of_heads_takes_one_that_passes_all_three():
 
 
 def test_the_map_is_held_against_degrees_and_the_contrast_against_the_map():
-    def rows(model, value):
-        own = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "probe": "logistic",
-                "layer": layer, "stream": "resid_post", "split": split, "value": value - 0.1 * (layer != 1),
-                "ci_low": value - 0.12, "ci_high": value, "control": control, "model": model}
-               for layer in (0, 1, 2, 3) for split in ("validation", "test") for control in (None, "random_init")]
-        return [r | {"value": 0.7} if r["control"] else r for r in own]
-
-    free = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "control": control, "value": value,
-             "ci_low": value, "ci_high": value, "model": None}
-            for control, value in (("shortcut:by_degree", 0.82), ("majority", 0.6))]
-    mine = found(rows("m", 0.95) + free)
+    mine = found(map_rows("m", 0.95) + FREE)
     made = _study_checks.single_token_map(mine)
     assert made["pass"] and made["ours"] == 0.95
     assert [p["ours"] for p in made["parts"]] == pytest.approx([0.13, 0.35, -0.12])
@@ -137,9 +141,9 @@ def test_the_map_is_held_against_degrees_and_the_contrast_against_the_map():
     assert _study_checks.border_metric(mine, (6, 6))["ours"] == pytest.approx(maze.border_inclusive(0.95, 6))
     with pytest.raises(LookupError):
         _study_checks.forkless(mine)
-    other = _study_checks.forkless(found(rows("m", 0.95) + rows("maze-forkless", 0.75) + free))
+    other = _study_checks.forkless(found(map_rows("m", 0.95) + map_rows("maze-forkless", 0.75) + FREE))
     assert other["pass"] and other["ours"] == pytest.approx(-0.07)
-    poor = _study_checks.single_token_map(found(rows("m", 0.8) + free))
+    poor = _study_checks.single_token_map(found(map_rows("m", 0.8) + FREE))
     assert not poor["pass"] and not poor["parts"][0]["pass"]
 
 
@@ -201,3 +205,44 @@ def test_a_model_walks_until_it_says_something_else():
 
     assert maze.walk(model, torch.tensor([0, 1, 6]), 9) == [2, 3]
     assert maze.walk(lambda tokens: torch.eye(20)[[12] * tokens.shape[1]][None], torch.tensor([6]), 4) == [1] * 4
+
+
+@pytest.mark.parametrize(("added", "random", "patched", "passes"), [
+    (0.6, 0.1, 0.9, (True, True, True)), (0.1, 0.05, 0.9, (True, False, True)), (0.6, 0.3, 0.2, (False, False, False))])
+def test_edits_are_judged_at_the_place_and_dose_that_were_chosen(added, random, patched, passes):
+    cases, none = study(size=3).changes[0].cases(4, 0), np.zeros((1, len(maze.words(3))))
+    where = {"stream": "resid_post", "layer": 1, "split": "report", "subset": "solved"}
+    rows, changes = [], {}
+    for kind, value in (("add", added), ("remove", 0.2)):
+        for place in ("path start", "current cell", "semicolon", "whole passage"):
+            edit = {"label": kind, "positions": place, "intervention": "steer", "probe": "mass_mean.write", **where}
+            for alpha, control, flips in ((1.0, None, 0.01), (2.0, None, value), (2.0, "random_direction", random),
+                                          (2.0, "other_target", random), (None, "told", 0.95)):
+                rows.append(edit | {"metric": "flip_rate", "alpha": alpha, "control": control, "value": flips})
+            for layer in (0, 1):
+                rows.append(edit | {"metric": "flip_rate_recovery", "intervention": "patch", "layer": layer,
+                                    "alpha": 1.0, "value": patched + 0.05 * layer})
+        changes[kind] = Changed(cases, np.array([0]), none, none, None,
+                                "steer along mass_mean.write at whole passage, resid_post.1, dose 2")
+    for row in rows:
+        row |= {"ci_low": row["value"] - 0.02, "ci_high": row["value"] + 0.02}
+    result = found(rows + map_rows("m", 0.95) + FREE, changes=changes)
+    names = ("patching", "adding", "decodable_and_causal", "removing")
+    made = {name: getattr(_study_checks, name)(result) for name in names}
+    assert made["patching"]["ours"] == patched and made["adding"]["ours"] == added
+    assert made["removing"]["ours"] == 0.2 and made["removing"]["parts"][1]["ours"] == 0.95
+    assert made["removing"]["parts"][-1]["ours"] == pytest.approx(added - 0.2)
+    assert tuple(made[name]["pass"] for name in names[:3]) == passes
+    assert len(made["decodable_and_causal"]["parts"]) == 16
+
+
+def test_the_map_and_the_paths_are_compared_over_training():
+    table = pd.DataFrame([
+        {"kind": "behaviour", "reading": None, "metric": "exact", "steepest_from": 128, "steepest_to": 181, "n": 12},
+        {"kind": "probe", "reading": "path_start", "metric": "accuracy", "steepest_from": 181, "steepest_to": 256,
+         "spearman": 0.9, "n": 12}])
+    made = _study_checks.dynamics(found(transitions=table))
+    assert made["pass"] and made["ours"] == 0.9
+    assert not _study_checks.dynamics(found(transitions=table.assign(steepest_from=[128, 300])))["pass"]
+    with pytest.raises(LookupError, match="one of the two curves never moves"):
+        _study_checks.dynamics(found(transitions=table.assign(spearman=np.nan)))
