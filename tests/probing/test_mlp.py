@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probing import LogisticProbe, MLPProbe
+from probing._mlp import half_whitening
 
 
 @parametrize_with_checks([MLPProbe(hidden=64)])
@@ -51,3 +53,12 @@ def test_targets_have_probabilities_of_their_own():
     probe = MLPProbe(hidden=32).fit(X, Y)
     assert probe.logits(X).shape == (500, 3, 2) and probe.predict(X).shape == (500, 3)
     np.testing.assert_array_equal(probe.predict_proba(X) > 0.5, probe.predict(X) == 1)
+
+
+def test_the_inputs_of_the_fit_are_half_way_to_white():
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 5)) + 0.1 * rng.normal(size=(500, 5))) * [1, 1, 1, 1e3, 1]
+    X = torch.from_numpy(np.c_[X, np.ones(500)]).float()  # a constant dimension is harmless
+    came = np.cov(((X - X.mean(0)) @ half_whitening(X)).numpy(), rowvar=False, bias=True)
+    v = np.append(np.linalg.eigvalsh(np.corrcoef(X[:, :5].numpy(), rowvar=False)), 0)
+    np.testing.assert_allclose(came, np.diag(np.sort(v / (v + 1)) / (v / (v + 1)).mean()), atol=1e-4)
