@@ -40,11 +40,11 @@ def cases(scheme: str = "place", n: int = 500, seed: int = 0, *, relation: str |
     asked about in training.
 
     Returns:
-        Counterfactuals with the answers within one bin as right ones. `cases` also has `relation`, `entity` and
-        `becomes_entity` (names of a and a'), `other` (b), `witness` (text; words of the vocabulary), `COORDINATE_was`
-        and `COORDINATE_becomes` of all coordinates (`was` and `becomes` are those of `target`, the first one), and
-        positions `pos:first` and `pos:entity` (first and last token of a) and `pos:answer`. Cases about the same a
-        form one `group`.
+        Counterfactuals with the answers within one bin as right ones. `was` and `becomes` are 0 and 1, here and there;
+        where that is, in all coordinates, say the columns `COORDINATE_was` and `COORDINATE_becomes`. `cases` also has
+        `relation`, `entity` and `becomes_entity` (names of a and a'), `other` (b), `witness` (text; words of the
+        vocabulary), and positions `pos:first` and `pos:entity` (first and last token of a) and `pos:answer`. Cases
+        about the same a form one `group`.
     Args:
         scheme: `place` or `time`.
         relation: One of `RELATIONS` with this scheme; all in turn, unless given.
@@ -78,9 +78,8 @@ def _made(relation: str, n: int, seed: int) -> tuple[pd.DataFrame, ndarray, ndar
     of = entities(scheme).table
     a, b, to = _triples(relation, n, np.random.default_rng([_SEEDS + seed, list(RELATIONS).index(relation)]))
     names, vocabulary = of["entity"].to_numpy(), np.array(words(), object)
-    table = pd.DataFrame({"target": COORDINATES[scheme][0], "was": of[COORDINATES[scheme][0]].to_numpy()[a],
-                          "becomes": of[COORDINATES[scheme][0]].to_numpy()[to], "group": names[a], "relation": relation,
-                          "entity": names[a], "becomes_entity": names[to], "other": names[b],
+    table = pd.DataFrame({"target": COORDINATES[scheme][0], "was": 0, "becomes": 1, "group": names[a],
+                          "relation": relation, "entity": names[a], "becomes_entity": names[to], "other": names[b],
                           "witness": [" ".join(vocabulary[row]) for row in prompts_of(relation, to, b)]})
     for coordinate in COORDINATES[scheme]:
         value = of[coordinate].to_numpy()

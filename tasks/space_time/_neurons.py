@@ -84,22 +84,22 @@ def correlation_rows(model, seed: int, prompts: Sequence[LabelledPrompts]) -> pd
             top = true[true["target"] == target].head(N_TOP)
             for rank, neuron in enumerate(top.itertuples()):
                 low, high = _interval(acts[neuron.layer][~first, neuron.neuron], Y[~first, k], neuron.value, rng)
-                own = {"label": scheme, "value": neuron.value, "ci_low": low, "ci_high": high, "n": int((~first).sum())}
+                own = {"value": neuron.value, "ci_low": low, "ci_high": high, "n": int((~first).sum())}
                 rows.append(own | {"metric": "top_neuron_spearman", "layer": int(neuron.layer),
                                    "subset": f"{target}, neuron {neuron.neuron}"})
                 if rank == 0:
                     rows.append(own | {"metric": "neuron_spearman", "subset": target})
             null = np.array([d[target] for d in drawn])
-            rows.append({"metric": "neuron_spearman", "label": scheme, "subset": target, "control": "shuffled_labels",
+            rows.append({"metric": "neuron_spearman", "subset": target, "control": "shuffled_labels",
                          "value": null.mean(), "ci_low": np.quantile(null, 0.05), "ci_high": np.quantile(null, 0.95),
                          "n": N_NULL})
     return pd.DataFrame(rows)
 
 
 def clamping_rows(model, seed: int, prompts: Sequence[LabelledPrompts], layer: int = 0) -> pd.DataFrame:
-    """Result rows `within_one`: the share of answers within one bin, by relation, once the neurons of a layer that
-    correlate most with a coordinate are held at their mean at the last tokens of both names; control `random_neurons`:
-    as many others of the layer (mean and 5th to 95th percentile of the draws), `null`: none.
+    """Result rows `clamped_within_one`: the share of answers within one bin, by relation, once the neurons of a layer
+    that correlate most with a coordinate are held at their mean at the last tokens of both names; control
+    `random_neurons`: as many others of the layer (mean and 5th to 95th percentile of the draws), `null`: none.
     """
     rng, rows = np.random.default_rng(seed), []
     asked = {None: _answers(model, seed)}
@@ -111,7 +111,7 @@ def clamping_rows(model, seed: int, prompts: Sequence[LabelledPrompts], layer: i
         others = [_answers(model, seed, layer, rng.permutation(rest)[:CLAMPED]) for _ in range(N_NULL)]
         own = _answers(model, seed, layer, top)
         for relation in asked[None]:
-            common = {"metric": "within_one", "label": scheme, "layer": layer,
+            common = {"metric": "clamped_within_one", "layer": layer,
                       "subset": f"{relation}, {CLAMPED} {scheme} neurons clamped"}
             draws = np.array([o[relation][0] for o in others])
             rows.append(common | dict(zip(("value", "ci_low", "ci_high", "n"), own[relation], strict=True)))
