@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+import benchmarks.mazes
 import tasks
 from tasks import maze
 
@@ -235,3 +236,10 @@ def test_impossible_wishes_are_refused_by_name():
 def test_a_drawing_shows_walls_ends_and_path():
     mazes = maze.solve([np.array([[[1, 0], [0, 0]], [[1, 0], [1, 0]]], bool)], np.array([[1, 3]]))
     assert maze.draw(mazes, 0).splitlines() == ["#####", "#..O#", "#.###", "#..X#", "#####"]
+
+
+def test_the_benchmark_finds_that_the_generators_agree_with_theory():
+    assert benchmarks.mazes.spanning_trees(3) == spanning_trees(3)
+    found = benchmarks.mazes.check(4000, seed=3)
+    assert len(found) == 5 and all(value > 1e-3 for what, value in found.items() if what.endswith(": p"))
+    assert all(value < 4.5 for what, value in found.items() if "|z|" in what)
