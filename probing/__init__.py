@@ -38,6 +38,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_mass_mean": "MassMeanProbe",
     "_mdl": "online_code online_code_lengths",
     "_mlp": "MLPProbe",
+    "_mlp_regressor": "MLPRegressorProbe",
     "_models": "load_model random_init",
     "_moments": "Moments",
     "_numerics": "check_numerics",

@@ -1,6 +1,8 @@
 """A one-hidden-layer probe: what a non-linear reader finds. Never published without the linear probe beside it."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,27 +54,10 @@ class MLPProbe(SoftmaxScores):
         nn.init.zeros_(out.weight)
         count = torch.stack([(codes == k).sum(0) for k in range(n_classes)])
         out.bias.data = ((count + 1) / (n + n_classes)).log().flatten()
-        params = [*fc.parameters(), *out.parameters()]
-        steps = self.epochs * -(-n // self.batch_size)
-        opt = torch.optim.AdamW(params, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-        rate = torch.optim.lr_scheduler.OneCycleLR(opt, self.lr, total_steps=max(steps, 2), pct_start=0.2)
-        self.fc_, self.out_, self.n_targets_, self.n_epochs_ = fc, out, n_targets, self.epochs
-        best, kept = np.inf, None
-        for epoch in range(self.epochs):
-            with torch.enable_grad():
-                for rows in torch.randperm(n, generator=generator).split(self.batch_size):
-                    loss = F.cross_entropy(self._scores(X[rows]), codes[rows])
-                    opt.zero_grad(set_to_none=True)
-                    loss.backward()
-                    opt.step()
-                    rate.step()
-            if validation is None:
-                continue
-            if (held := self._log_loss(*validation)) < best:
-                best, kept, self.n_epochs_ = held, copy.deepcopy((fc, out)), epoch + 1
-            elif epoch + 1 - self.n_epochs_ >= self.patience:
-                break
-        self.fc_, self.out_ = (layer.requires_grad_(False) for layer in kept or (fc, out))
+        self.fc_, self.out_, self.n_targets_ = fc, out, n_targets
+        held = None if validation is None else (lambda: self._log_loss(*validation))
+        self.n_epochs_ = descend(self, n, lambda rows: F.cross_entropy(self._scores(X[rows]), codes[rows]), held,
+                                 generator)
         return self
 
     def _scores(self, standard: Float[Tensor, "example d_model"]) -> Float[Tensor, "example class target"]:
@@ -92,6 +77,37 @@ class MLPProbe(SoftmaxScores):
         X = validate_data(self, X, reset=False, dtype=np.float32)
         blocks = torch.from_numpy(np.require(X, requirements=["C", "W"])).split(8192)
         return torch.cat([self._scores((x - self.mean_) @ self.inputs_) for x in blocks]).mT.numpy()
+
+
+def descend(probe: Any, n: int, loss_of: Callable[[Tensor], Tensor], held: Callable[[], float] | None,
+            generator: torch.Generator) -> int:
+    """Trains the layers `fc_` and `out_` of a probe on `n` rows, and leaves those of the epoch with the lowest `held`
+    loss (of the last one, where none is given); returns how many epochs are behind them.
+
+    Args:
+        loss_of: Row numbers -> loss.
+    """
+    steps = probe.epochs * -(-n // probe.batch_size)
+    opt = torch.optim.AdamW([*probe.fc_.parameters(), *probe.out_.parameters()], lr=probe.lr,
+                            weight_decay=probe.weight_decay, fused=True)
+    rate = torch.optim.lr_scheduler.OneCycleLR(opt, probe.lr, total_steps=max(steps, 2), pct_start=0.2)
+    best, kept, n_epochs = np.inf, None, probe.epochs
+    for epoch in range(probe.epochs):
+        with torch.enable_grad():
+            for rows in torch.randperm(n, generator=generator).split(probe.batch_size):
+                loss = loss_of(rows)
+                opt.zero_grad(set_to_none=True)
+                loss.backward()
+                opt.step()
+                rate.step()
+        if held is None:
+            continue
+        if (value := held()) < best:
+            best, kept, n_epochs = value, copy.deepcopy((probe.fc_, probe.out_)), epoch + 1
+        elif epoch + 1 - n_epochs >= probe.patience:
+            break
+    probe.fc_, probe.out_ = (layer.requires_grad_(False) for layer in kept or (probe.fc_, probe.out_))
+    return n_epochs
 
 
 def half_whitening(X: Float[Tensor, "example d_model"]) -> Float[Tensor, "d_model d_model"]:

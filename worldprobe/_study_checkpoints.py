@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from probing import LogisticProbe, Site, extract, identify, load_model, residual_sites, results_frame
 from probing._controls import baseline_rows, input_only_rows
-from probing._fitting import fit_and_choose
+from probing._fitting import candidates, fit_and_choose
 from probing._question import Question
 from probing._score import Guess, gains
 from probing._splits import disjoint_splits, splits_of
@@ -89,7 +89,7 @@ def reading_scores(model: Any, reading: Reading, prompts: LabelledPrompts, seed:
     name = probe_of(prompts, reading.label)
     real = Question.of(prompts, reading.label, splits_of(acts, prompts))
     shuffled = real.shuffled(1, seed)[0]
-    choices = PROBES[name] if isinstance(PROBES[name], list) else [PROBES[name]]
+    choices = candidates(PROBES[name])
     base = {"positions": reading.name, "label": reading.label, "metric": real.metric,
             "data_hash": acts.identity["prompts"]["tokens"]}
 
@@ -130,7 +130,7 @@ def model_free_rows(followed: Sequence[Reading], study: Study, prompts: Mapping[
     for reading in followed:
         read, label = prompts[reading.name], reading.label
         name, splits = probe_of(read, label), disjoint_splits(read, causal)
-        alone = input_only_rows(read, label, {name: PROBES[name]}, seed, splits)
+        alone = input_only_rows(read, label, {name: candidates(PROBES[name])}, seed, splits)
         found = baseline_rows(read, label, seed, splits) + alone + [r | {"probe": name + FINAL} for r in alone]
         metric = Question.of(read, label, splits).metric
         rows += [{"task": study.task, "positions": reading.name} | row for row in found

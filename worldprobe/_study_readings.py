@@ -14,6 +14,7 @@ from probing import (
     LogisticProbe,
     MassMeanProbe,
     MLPProbe,
+    MLPRegressorProbe,
     RidgeProbe,
     Site,
     extract,
@@ -34,6 +35,7 @@ PROBES: dict[str, Any] = {
     "logistic": [LogisticProbe(C=c, tol=1e-2) for c in (0.01, 0.1, 1.0)],
     "logistic_no_bias": [LogisticProbe(C=c, bias=False, tol=1e-2) for c in (0.01, 0.1, 1.0)],
     "mass_mean": MassMeanProbe(), "lda": LDAProbe(), "ridge": RidgeProbe(), "mlp": MLPProbe(lr=0.01),
+    "mlp_regression": MLPRegressorProbe(),
 }
 
 
