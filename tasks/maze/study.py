@@ -20,7 +20,7 @@ from .._study import Behaviour, Change, Measure, Part, Reading, Study, codes
 from . import _study_checks, _study_measures, _study_pictures
 from ._behaviour import behaviour
 from ._cases import cases
-from ._labels import border_inclusive, load
+from ._labels import load
 from ._lattice import DIRECTIONS, Shape, edge_names, identities, shape_of
 from ._mazes import Mazes, random_mazes
 from ._own import read_mazes
@@ -46,7 +46,6 @@ def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None,
     made = partial(load, size=shape, generator=generator, mazes=own)
     changed = partial(cases, size=shape, generator=generator, mazes=own)
     names = edge_names(shape)
-    border = partial(_border_inclusive, shape)
     return Study(
         task="maze", title="What the model {model} knows of the maze, and uses", model=model,
         question="The model reads a maze as a list of passages in random order, then its two ends, and writes the path "
@@ -63,10 +62,9 @@ def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None,
             {"decision": "n_decisions"}, n=400, quick=128, items="mazes"),
         readings=[
             Reading("path_start", "passage", "every passage, from the token <PATH_START>", _at(made, "path_start"),
-                    ("logistic", "mlp"), n=3000, quick=800, scores={"border_inclusive": border}, followed=True,
-                    groups="mazes"),
+                    ("logistic", "mlp"), n=3000, quick=800, followed=True, groups="mazes"),
             Reading("adjlist_end", "passage", "every passage, from the token <ADJLIST_END>", _at(made, "adjlist_end"),
-                    ("logistic",), n=3000, quick=800, scores={"border_inclusive": border}, groups="mazes"),
+                    ("logistic",), n=3000, quick=800, groups="mazes"),
             Reading("semicolon", "own", "whether each edge is the passage just listed, from the ; that closes it",
                     _at(made, "edges"), ("logistic",), n=400, quick=120, scores={"all_edges_right": _all_right},
                     groups="mazes"),
@@ -137,11 +135,6 @@ def _mazes(shape: Shape, generator: str, own: Mazes | None, n: int, seed: int) -
 def _behaviour(shape: Shape, generator: str, own: Mazes | None, model, n: int, seed: int) -> pd.DataFrame:
     mazes = _mazes(shape, generator, own, n, seed)
     return behaviour(model, mazes, (_SEEDS + seed, 1)).assign(group=identities(mazes.connections))
-
-
-def _border_inclusive(shape: Shape, truth: ndarray, answer: ndarray) -> Float[ndarray, " row"]:
-    """The published metric of each row: all four walls of every cell."""
-    return np.array([border_inclusive(share, shape) for share in (truth == answer).mean(1).tolist()])
 
 
 def _all_right(truth: ndarray, answer: ndarray) -> Float[ndarray, " row"]:
