@@ -1,6 +1,7 @@
 """Edits that follow a probe which is not one direction: a circle, an onion, a network."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -63,9 +64,9 @@ class GradientEdit:
 
         x <- x - step s g / ||g||,   g = grad_x (-log p(to | x) - keep sum_others log p(what they read before | x))
 
-    with s the probe's own spread of activations, ||scale_||, so that `step` is scale-free. A row stops at the first
-    step where its target is read as `to` with probability `sure` at least; other rows go on, at most `max_steps`.
-    Some may not arrive: `arrived` says which, and belongs beside every effect.
+    with s the spread of activations by the probe's own measure, ||inputs_^-1||, so that `step` is scale-free. A row
+    stops at the first step where its target is read as `to` with probability `sure` at least; other rows go on, at
+    most `max_steps`. Some may not arrive: `arrived` says which, and belongs beside every effect.
 
     Args:
         to: Places in the probe's `classes_`, one for all cases or (case,).
@@ -111,22 +112,16 @@ class GradientEdit:
         if x.shape[-1] != self.width:
             raise ValueError(f"the probe reads {self.width} dimensions, the activations are {x.shape[-1]} wide; fit "
                              "the probe on this model and site")
-        with torch.inference_mode(False), torch.enable_grad():
-            # clone: a tensor that inference mode made has no gradient
-            moved, (to, target) = x.detach().clone().float(), self._of(rows)
-            was = self._log_probabilities(moved).argmax(1)
-            going = torch.arange(len(x), device=x.device)
-            for _ in range(self.max_steps):
-                now = moved[going].requires_grad_()
-                log_p = self._log_probabilities(now)
-                short = _reading(log_p, to[going], target[going]) < self.sure
-                if not short.any():
-                    break
-                gradient, = torch.autograd.grad(self._loss(log_p, to[going], target[going], was[going]), now)
-                gradient, going = gradient[short], going[short]
-                norm = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-                length = self.step * self.probe.scale_.norm().to(x.device)
-                moved[going] = moved[going] - length * gradient / norm
+        moved, (to, target) = x.detach().clone().float(), self._of(rows)
+        was, going = self._log_probabilities(moved).argmax(1), torch.arange(len(x), device=x.device)
+        length = self.step * self._spread
+        for _ in range(self.max_steps):
+            gradient, reading = self._gradient(moved[going], to[going], target[going], was[going])
+            short = reading < self.sure
+            if not short.any():
+                break
+            gradient, going = gradient[short], going[short]
+            moved[going] = moved[going] - length * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         return torch.where((moved == x.float()).all(-1, keepdim=True), x, moved.to(x.dtype))
 
     def arrived(self, x: Float[Tensor, "row d_model"], rows: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
@@ -146,21 +141,39 @@ class GradientEdit:
                       for v in self._constants())
         return to, target
 
-    def _log_probabilities(self, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row class target"]:
-        probe = self.probe
-        hidden = F.relu(F.linear((x - probe.mean_.to(x)) / probe.scale_.to(x), probe.fc_.weight.to(x),
-                                 probe.fc_.bias.to(x)))
-        scores = F.linear(hidden, probe.out_.weight.to(x), probe.out_.bias.to(x))
-        return scores.view(len(x), len(probe.classes_), probe.n_targets_).log_softmax(1)
+    @cached_property
+    def _spread(self) -> float:
+        """Length of an activation whose inputs to the probe are white, of variance 1."""
+        return float(torch.linalg.inv(self.probe.inputs_.double()).norm())
 
-    def _loss(self, log_p: Tensor, to: Tensor, target: Tensor, was: Tensor) -> Tensor:
-        """Summed over rows, whose gradients do not mix."""
-        wanted, weight = was.clone(), torch.full(was.shape, float(self.keep), device=log_p.device)
+    def _hidden(self, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row hidden"]:
+        """What goes into the ReLU."""
+        probe = self.probe
+        return F.linear((x - probe.mean_.to(x)) @ probe.inputs_.to(x), probe.fc_.weight.to(x), probe.fc_.bias.to(x))
+
+    def _scores(self, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row class target"]:
+        """Log-probabilities."""
+        scores = F.linear(F.relu(hidden), self.probe.out_.weight.to(hidden), self.probe.out_.bias.to(hidden))
+        return scores.view(len(hidden), len(self.probe.classes_), self.probe.n_targets_).log_softmax(1)
+
+    def _log_probabilities(self, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row class target"]:
+        return self._scores(self._hidden(x))
+
+    def _gradient(self, x: Float[Tensor, "row d_model"], to: Int[Tensor, " row"], target: Int[Tensor, " row"],
+                  was: Int[Tensor, "row target"]) -> tuple[Float[Tensor, "row d_model"], Float[Tensor, " row"]]:
+        """The gradient of every row's loss, by hand: batches are small, and autograd would take most of the time. And
+        with what probability `to` is read."""
+        hidden = self._hidden(x)
+        log_p = self._scores(hidden)
+        wanted, weight = was.clone(), torch.full(was.shape, float(self.keep), device=x.device)
         wanted.scatter_(1, target[:, None], to[:, None])
         weight.scatter_(1, target[:, None], 1.0)
-        return -(log_p.gather(1, wanted[:, None])[:, 0] * weight).sum()
+        blame = log_p.exp()
+        blame.scatter_add_(1, wanted[:, None], -torch.ones_like(blame[:, :1]))
+        back = (blame * weight[:, None]).flatten(1) @ self.probe.out_.weight.to(x) * (hidden > 0)
+        return back @ self.probe.fc_.weight.to(x) @ self.probe.inputs_.to(x).T, _reading(log_p, to, target)
 
 
 def _reading(log_p: Float[Tensor, "row class target"], to: Int[Tensor, " row"],
              target: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-    return log_p.detach()[torch.arange(len(log_p), device=log_p.device), to, target].exp()
+    return log_p[torch.arange(len(log_p), device=log_p.device), to, target].exp()

@@ -34,6 +34,7 @@ class Verb:
         own: The name of that one, if it is not the verb's.
         doses: All of them, and those of a quick run.
         make: (handles, site, direction, dose) -> edit.
+        within: Layers in a window at most, where every layer is a search of its own.
     """
 
     words: str
@@ -43,6 +44,7 @@ class Verb:
     doses: tuple[Sequence[float], Sequence[float]]
     make: Callable[[Handles, Site, str, float], Edit]
     own: str | None = None
+    within: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _reflect(handles: Handles, site: Site, direction: str, alpha: float) -> Edit
 def _gradient(handles: Handles, site: Site, direction: str, alpha: float) -> Edit:
     probe = network(handles.weights[site], direction)
     to = torch.from_numpy(np.searchsorted(probe.classes_, handles.becomes))
-    return GradientEdit(probe, to, torch.from_numpy(handles.target), sure=alpha, step=0.03, max_steps=100)
+    return GradientEdit(probe, to, torch.from_numpy(handles.target), sure=alpha, step=0.05, max_steps=40)
 
 
 def _erase(handles: Handles, site: Site, direction: str, alpha: float) -> Edit:
@@ -127,7 +129,7 @@ VERBS = {
                     ((0.5, 0.75, 1.0, 1.25, 1.5), (0.5, 1.0, 1.5)), _reflect),
     "gradient": Verb("goes down the gradient of an MLP probe's loss until the probe reads the new class with that "
                      "probability, all other targets as before", "sure", False, (),
-                     ((0.5, 0.9, 0.99, 0.999), (0.9,)), _gradient, "mlp"),
+                     ((0.5, 0.9, 0.99, 0.999), (0.9,)), _gradient, "mlp", 2),
     "project_out": Verb("sets the reading to its mean", "removed", True, ("read", "write"), ((1.0,), (1.0,)),
                         _project_out),
     "leace": _eraser("takes away all that a linear probe can read and moves as little as can be (LEACE)"),

@@ -77,7 +77,7 @@ class Bench:
     def scan(self, m: Method, windows: bool) -> pd.DataFrame:
         """Every layer (or window of layers) and dose, on the cases set aside for choosing."""
         return window_map(self.run, self.still if m.removes else self.cases, sites=self.sites,
-                          alphas=m.doses(self.quick), within=None if windows else 1, **self.arm(m))
+                          alphas=m.doses(self.quick), within=VERBS[m.verb].within if windows else 1, **self.arm(m))
 
     def report(self, m: Method, dose: Dose, others: Mapping[str, Handles]) -> pd.DataFrame:
         """Every dose with its controls, where it was chosen, on the cases kept for reporting, and what it costs on

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from interventions import At, GradientEdit, LastToken, Sequences, circular_edit, compose, magnitude_edit
 from probing import CircularProbe, MLPProbe, OnionProbe
@@ -82,8 +83,23 @@ def test_a_gradient_edit_is_read_as_asked_and_other_targets_stay(network):
     assert (now[:, 1] == was[:, 1]).mean() > 0.98
     truth = (edited[:, 0] * edited[:, 1] > 0).int().numpy()
     assert (truth == 1 - was[:, 0]).mean() > 0.8  # the label itself has changed, not just the probe's mind
-    length = 0.02 * float(probe.scale_.norm())
+    length = 0.02 * edit._spread
+    assert float(x.norm(dim=1).mean()) / 3 < edit._spread < 3 * float(x.norm(dim=1).mean())
     assert float((edited - x).norm(dim=1).min()) >= length / 2 and torch.equal(X[:200], x)
+
+
+def test_the_gradient_is_that_of_autograd(network):
+    probe, X, _ = network
+    x, to, target = X[:20].clone().requires_grad_(), torch.arange(20) % 2, torch.arange(20) // 2 % 2
+    edit = GradientEdit(probe, to, target, keep=0.3)
+    log_p = edit._log_probabilities(x)
+    was = log_p.argmax(1).detach()
+    own = F.nll_loss(log_p[torch.arange(20), :, target], to, reduction="sum")
+    rest = F.nll_loss(log_p[torch.arange(20), :, 1 - target], was[torch.arange(20), 1 - target], reduction="sum")
+    wanted, = torch.autograd.grad(own + 0.3 * rest, x)
+    found, reading = edit._gradient(x.detach(), to, target, was)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(reading, log_p.detach()[torch.arange(20), to, target].exp())
 
 
 def test_a_row_that_is_read_as_asked_is_not_moved_and_rows_do_not_mix(network):

@@ -17,7 +17,7 @@ import torch
 import tasks
 from probing import read_results
 from tasks import decoy
-from worldprobe import _cli, _intervene
+from worldprobe import _cli, _intervene, _intervene_bench
 from worldprobe import _effect_maps as maps
 from worldprobe import _effect_plots as plots
 from worldprobe._ink import to_svg
@@ -39,6 +39,7 @@ def done(tmp_path_factory):
         patch.setenv("WORLDPROBE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(_intervene, "QUICK", _intervene.QUICK | FAST)
         patch.setattr(_intervene, "PATCHING", ("denoise",))
+        patch.setattr(_intervene_bench, "MEDIATORS", ("mass_mean.write",))
         folder = tmp_path_factory.mktemp("runs") / "small"
         assert _cli.main([*ARGV, str(folder)]) == 0
         yield folder
