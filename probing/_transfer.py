@@ -1,8 +1,8 @@
 """How far a reading goes: to blocks that were held out, to other prompts, from topic to topic, in few components.
 
 A probe of one site, chosen beforehand, is fitted again on part of the rows and scored on another part, beside the same
-controls that a sweep has: majority, shuffled labels, the input alone, and a randomly initialised model, each fitted and
-scored on the same parts.
+controls that a sweep has: majority, shortcuts of the task, shuffled labels, the input alone, and a randomly initialised
+model, each fitted and scored on the same parts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks import LabelledPrompts
 
-from ._controls import _majority, surface_features
+from ._controls import _majority, _shortcut, surface_features
 from ._fitting import Candidates, candidates, fit_and_choose
 from ._question import Question
 from ._results import results_frame
@@ -38,7 +38,7 @@ def scores(acts: Acts, prompts: LabelledPrompts, label: str, probe: BaseEstimato
            name: str | None = None, extra: Scores, seed: int = 0) -> pd.DataFrame:
     """Scores of the user's own on the test rows: `extra` maps names to functions of truth and answer, (row, target)
     each, that give (row,) numbers, whose mean is reported."""
-    asked, X = _question(acts, prompts, label), _features(acts, prompts, site)
+    asked, X = _question(acts, prompts, label), _features(acts, prompts, label, site)
     rows = _rows(asked, _arms(asked, X, candidates(probe), seed), site, _name(probe, name), seed, extra)
     return _frame(acts, prompts, [row for row in rows if row["metric"] in extra])
 
@@ -55,7 +55,7 @@ def held_out(acts: Acts, prompts: LabelledPrompts, label: str, column: str, prob
         ValueError: A single block, or one without which a class is missing.
     """
     block = _blocks(prompts, column)
-    asked, X, choices = _question(acts, prompts, label), _features(acts, prompts, site), candidates(probe)
+    asked, X, choices = _question(acts, prompts, label), _features(acts, prompts, label, site), candidates(probe)
     whole = _arms(asked, X, choices, seed)
     pooled: dict[str | None, Guess] = {}
     parts: list[dict] = []
@@ -98,17 +98,17 @@ def transfer(acts: Acts, prompts: LabelledPrompts, to_acts: Acts, to_prompts: La
     if not fresh.any():
         raise ValueError(f"every test group of {to!r} was fitted on; split both sets of prompts by the same groups")
     asked = _joined(here, there, fresh)
-    X, Z = _features(acts, prompts, site), _features(to_acts, to_prompts, site)
+    X, Z = _features(acts, prompts, label, site), _features(to_acts, to_prompts, label, site)
     known = {c: x for c, x in X.items() if c in Z and (c != "input_only" or x.shape[1] == Z[c].shape[1])}
     if "input_only" not in known:
         both = _surface(prompts, to_prompts, here.train)
         known, Z = known | {"input_only": both[0]}, {**Z, "input_only": both[1]}
     rows = []
     for words in ("", ", centred"):
-        def moved(x: ndarray, q: Question, centre=bool(words)) -> ndarray:
-            return x - x[q.train].mean(0) if centre else x
+        def moved(x: ndarray, q: Question, control: str | None, centre=bool(words)) -> ndarray:
+            return x - x[q.train].mean(0) if centre and not _is_shortcut(control) else x
 
-        joined = {c: np.concatenate([moved(x, here), moved(Z[c], there)]) for c, x in known.items()}
+        joined = {c: np.concatenate([moved(x, here, c), moved(Z[c], there, c)]) for c, x in known.items()}
         rows += _rows(asked, _arms(asked, joined, candidates(probe), seed), site, _name(probe, name), seed, extra,
                       f"to {to}{words}")
     return _frame(acts, prompts, rows)
@@ -118,7 +118,7 @@ def transfer_matrix(acts: Acts, prompts: LabelledPrompts, label: str, column: st
                     site: Site, *, name: str | None = None, seed: int = 0) -> pd.DataFrame:
     """A probe fitted on every block of `column` and scored on the test rows of every block: subset `A to B`."""
     block = _blocks(prompts, column)
-    asked, X, choices = _question(acts, prompts, label), _features(acts, prompts, site), candidates(probe)
+    asked, X, choices = _question(acts, prompts, label), _features(acts, prompts, label, site), candidates(probe)
     rows = []
     for source in _values(block):
         fits = _arms(_apart(asked, block == source, np.ones(len(block), bool)), X, choices, seed)
@@ -135,13 +135,13 @@ def in_components(acts: Acts, prompts: LabelledPrompts, label: str, probe: BaseE
                   seed: int = 0) -> pd.DataFrame:
     """The probe fitted on the first k principal components of the training states: subset `K components`. k is 1, 2,
     4, ... and all of them unless given. Source: Gurnee & Tegmark, arXiv:2310.02207 (PCA-k probes)."""
-    asked, X = _question(acts, prompts, label), _features(acts, prompts, site)
+    asked, X = _question(acts, prompts, label), _features(acts, prompts, label, site)
     width = X[None].shape[1]
     asked_for = n_components or [*(2**i for i in range(int(np.log2(width)) + 1) if 2**i < width), width]
-    turned = {c: _components(x, asked.train) for c, x in X.items()}
+    turned = {c: x if _is_shortcut(c) else _components(x, asked.train) for c, x in X.items()}
     rows = []
     for k in asked_for:
-        cut = {c: x[:, :k] for c, x in turned.items()}
+        cut = {c: x if _is_shortcut(c) else x[:, :k] for c, x in turned.items()}
         rows += _rows(asked, _arms(asked, cut, candidates(probe), seed), site, _name(probe, name), seed, extra,
                       f"{k} components")
     return _frame(acts, prompts, rows)
@@ -151,13 +151,18 @@ def _question(acts: Acts, prompts: LabelledPrompts, label: str) -> Question:
     return Question.of(prompts, label, splits_of(acts, prompts))
 
 
-def _features(acts: Acts, prompts: LabelledPrompts, site: Site) -> dict[str | None, ndarray]:
-    """What is read: the states (key None), those of the model with random weights, and the input alone."""
+def _features(acts: Acts, prompts: LabelledPrompts, label: str, site: Site) -> dict[str | None, ndarray]:
+    """What is read: the states (key None), those of the model with random weights, and the input alone; and what each
+    shortcut of the task says."""
     found: dict[str | None, ndarray] = {None: np.asarray(acts[site])}
     if (random := getattr(acts, "random_init", None)) is not None:
         found["random_init"] = np.asarray(random[site])
     found["input_only"] = surface_features(prompts, splits_of(acts, prompts)["train"])
-    return found
+    return found | {f"shortcut:{name}": prompts.labels(name) for name in prompts.shortcuts.get(label, ())}
+
+
+def _is_shortcut(control: str | None) -> bool:
+    return control is not None and control.startswith("shortcut:")
 
 
 def _surface(prompts: LabelledPrompts, other: LabelledPrompts, train: ndarray) -> tuple[ndarray, ndarray]:
@@ -217,8 +222,8 @@ def _arms(asked: Question, X: Features, choices: Candidates, seed: int) -> dict[
     found: dict[str | None, tuple[Question, Guess]] = {
         None: (asked, own.guess), "shuffled_labels": (drawn, mixed.guess), "majority": (asked, _majority(asked))}
     for control in (c for c in X if c is not None):
-        (fit,) = fit_and_choose(choices, X[control], [asked])
-        found[control] = asked, fit.guess
+        found[control] = asked, (_shortcut(asked, X[control].astype(asked.Y.dtype)) if _is_shortcut(control) else
+                                 fit_and_choose(choices, X[control], [asked])[0].guess)
     return {control: (q, _whole(q, guess)) for control, (q, guess) in found.items()}
 
 
@@ -249,8 +254,10 @@ def _rows(asked: Question, arms: Mapping[str | None, tuple[Question, Guess]], si
     rows = []
     for control, (question, guess) in arms.items():
         model = {"stream": site.stream, "layer": site.layer, "layer_end": site.layer,
-                 "head": getattr(site, "head", None)} if control not in ("majority", "input_only") else {}
-        base = {"control": control, **model} | ({} if control == "majority" else {"probe": name})
+                 "head": getattr(site, "head", None)} if control not in ("majority", "input_only") and not _is_shortcut(
+                     control) else {}
+        base = {"control": control, **model} | ({} if control == "majority" or _is_shortcut(control) else
+                                                {"probe": name})
         test = question.splits["test"]
         found = [row for row in score(question, guess, seed) if row["split"] == "test" and row["subset"] == "all"]
         for metric, of in (extra or {}).items():

@@ -1,11 +1,13 @@
 """How far a reading goes, in worlds where the answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from probing import RidgeProbe, Site
+from probing import MassMeanProbe, RidgeProbe, Site
 from probing._transfer import held_out, in_components, scores, transfer, transfer_matrix
 from tasks import LabelledPrompts, split_by_group
 
@@ -85,6 +87,21 @@ def test_all_components_read_as_the_states_do_and_two_hold_a_plane():
     assert kept[0] < 0.9 and min(kept[1:]) > 0.99
     assert value(whole, "all", metric="mse") == pytest.approx(value(all_of_them, f"{D} components", metric="mse"),
                                                               rel=1e-3)
+
+
+def test_shortcuts_of_the_task_are_scored_on_the_same_rows():
+    acts, prompts = world()
+    guess = (prompts.examples["at/x"] + prompts.examples["at/y"] > 0).astype(int)
+    cut = replace(prompts, examples=prompts.examples.assign(**{"guess/": guess}), shortcuts={"side": ("guess",)})
+    right, test = guess == prompts.examples["side/"], prompts.rows("test")
+    tables = {"block held out": held_out(acts, cut, "side", "block", MassMeanProbe(), SITE),
+              "2 components": in_components(acts, cut, "side", MassMeanProbe(), SITE),
+              "to other, centred": transfer(acts, cut, acts, cut, "side", MassMeanProbe(), SITE, "other")}
+    for subset, table in tables.items():
+        assert value(table, subset, "shortcut:guess", "accuracy") == pytest.approx(right[test].mean())
+        (row,) = table[(table["subset"] == subset) & (table["control"] == "shortcut:guess")
+                       & (table["metric"] == "accuracy")].itertuples()
+        assert pd.isna(row.probe) and pd.isna(row.layer)
 
 
 def test_errors_say_what_is_there():
