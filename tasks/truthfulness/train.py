@@ -46,7 +46,7 @@ from ._world import (
 
 TRAIN_SEED = 1001  # probes and interventions use other seeds: tasks.truthfulness.load(seed=0)
 SHAPE: dict[str, Any] = dict(d_model=64, n_heads=4)
-LAYERS, STEPS = {"plain": 2, "negation": 3}, {"plain": 600, "negation": 1000, "verdict": 200}
+LAYERS, STEPS = {"plain": 2, "negation": 3}, {"plain": 900, "negation": 1000, "verdict": 200}
 BATCH, PLAIN = 64, 250  # documents; the first steps of a model of negation see none
 ASKED = tuple(range(32))  # people about whom the verdict is learned
 HELD_OUT = 1000
