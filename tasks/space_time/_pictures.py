@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.spatial import ConvexHull
 
@@ -74,7 +74,7 @@ def time_picture(true: Float[ndarray, " event"], predicted: Float[ndarray, " eve
     low, high = float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))
     left, right, above, below = 74, WIDTH - 14, TOP + 20, TOP + 150
 
-    def at(t: float) -> float:
+    def at(t: float | int) -> float:
         return left + (right - left) * (t - low) / ((high - low) or 1)
 
     parts = [text(0, 15, title, 13, INK, bold=True)]
@@ -149,7 +149,8 @@ def _stretch(frame: Frame) -> float:
     return 1 / max(0.3, float(np.cos(np.radians((frame[2] + frame[3]) / 2)))) if frame[1] - frame[0] < 90 else 1.0
 
 
-def _onto(points: Float[ndarray, "point 2"], frame: Frame, width: float, height: float) -> Float[ndarray, "point 2"]:
+def _onto(points: Float[ndarray, "point 2"], frame: Frame, width: float | int, height: float | int
+          ) -> Float[ndarray, "point 2"]:
     left, right, bottom, top = frame
     return np.stack([(points[:, 0] - left) / (right - left) * width,
                      (top - points[:, 1]) / (top - bottom) * height], 1)
@@ -159,14 +160,14 @@ def _line(points: Float[ndarray, "point 2"]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
 
 
-def _coast(frame: Frame, width: float, height: float) -> str:
+def _coast(frame: Frame, width: float | int, height: float | int) -> str:
     seen = [r for r in coast() if r[:, 0].max() >= frame[0] and r[:, 0].min() <= frame[1]
             and r[:, 1].max() >= frame[2] and r[:, 1].min() <= frame[3]]
     line = "".join(_line(_onto(ring, frame, width, height)) for ring in seen)
     return f'<path d="{line}" style="fill:{GRID};stroke:{MUTED};stroke-width:0.4" fill-rule="evenodd" opacity="0.8"/>'
 
 
-def _regions(regions: Mapping[str, Float[ndarray, "place 2"]], frame: Frame, width: float, height: float,
+def _regions(regions: Mapping[str, Float[ndarray, "place 2"]], frame: Frame, width: float | int, height: float | int,
              ) -> tuple[str, str]:
     """Hulls, and the names that lie on top."""
     shapes, names = "", ""
@@ -179,7 +180,7 @@ def _regions(regions: Mapping[str, Float[ndarray, "place 2"]], frame: Frame, wid
     return shapes, f'<g style="stroke:{PAPER};stroke-width:4;paint-order:stroke;stroke-linejoin:round">{names}</g>'
 
 
-def _errors(one: Map, frame: Frame, width: float, height: float) -> str:
+def _errors(one: Map, frame: Frame, width: float | int, height: float | int) -> str:
     true, read = (_onto(p, frame, width, height) for p in (one.true, one.predicted))
     lines, dots = "", ""
     for i in range(0, len(true), -(-len(true) // MOST)):
@@ -190,25 +191,25 @@ def _errors(one: Map, frame: Frame, width: float, height: float) -> str:
     return lines + dots
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float | int, high: float | int) -> list[float]:
     """Round numbers, about six, from low to high."""
     step = 10 ** np.floor(np.log10(max(high - low, 1e-9)))
     step = next(s for s in (step / 5, step / 2, step, 2 * step) if (high - low) / s <= 7)
     return [round(float(k * step), 10) for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def _log_ticks(low: float | int, high: float | int) -> list[float]:
     """1, 2, 5, 10, ...; only 1, 10, 100, ... over more than two and a half decades."""
     kept = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     return [t for k in powers for m in kept if low <= (t := float(f"{m * 10.0**k:.6g}")) <= high]
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _legend(entries: Sequence[tuple[str, str]], y: float) -> str:
+def _legend(entries: Sequence[tuple[str, str]], y: float | int) -> str:
     out, x = "", 0.0
     for mark, words in entries:
         out += f'<g transform="translate({x:.1f},{y - 4:.1f})">{mark}</g>' + text(x + 16, y, words, 11, INK)
@@ -216,22 +217,22 @@ def _legend(entries: Sequence[tuple[str, str]], y: float) -> str:
     return out
 
 
-def _ring(x: float, y: float, radius: float = 2.6) -> str:
+def _ring(x: float | int, y: float | int, radius: float | int = 2.6) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{PAPER};stroke:{INK};stroke-width:1.1"/>'
 
 
-def _dot(x: float, y: float, colour: str, radius: float = 1.9) -> str:
+def _dot(x: float | int, y: float | int, colour: str, radius: float | int = 1.9) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{colour}"/>'
 
 
-def text(x: float, y: float, words: Shaped[ndarray, ""] | str, size: float, colour: str, anchor: str = "start",
+def text(x: float | int, y: float | int, words: str, size: float | int, colour: str, anchor: str = "start",
           bold: bool = False) -> str:
     weight = ";font-weight:600" if bold else ""
     return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" '
             f'style="fill:{colour}{weight}">{escape(str(words))}</text>') if words else ""
 
 
-def document(body: str, height: float) -> str:
+def document(body: str, height: float | int) -> str:
     """The drawing on a paper of its own, with a little room at its sides."""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 8} {height + 8:.0f}" '
             f'width="{WIDTH + 8}" height="{height + 8:.0f}" font-family="{escape(FONT)}">'
