@@ -11,6 +11,7 @@ from ._report import Exhibit, Section, Table
 from ._rows import cell, control_name, pick, site_name, with_interval
 from ._sections import BAND, INTERVAL
 from ._study_change_plots import beyond, dose_panels, place_map, same_site, thirds
+from ._verdicts import Verdict, enough, used
 
 METRIC = "flip_rate"
 NAME = "answers that become the new one (share)"
@@ -42,7 +43,60 @@ def change_section(table: pd.DataFrame, scans: pd.DataFrame, change: Change) -> 
             _finding(rows, chosen)]
     return Section(f"{change.name}: {change.words}", text, list(_exhibits(rows, tried, chosen, change.groups)),
                    [_places(rows, chosen, change.groups), *(_controls(table, place, c, change.groups)
-                                                            for place, c in chosen.items())])
+                                                            for place, c in chosen.items())],
+                   [part for part in [mediator_part(rows, table, change.groups)] if part])
+
+
+def change_verdicts(table: pd.DataFrame, scans: pd.DataFrame, change: Change) -> list[Verdict]:
+    """Is used (a span of directions set to its mean), is enough (written), where writing did most on the cases set
+    aside; those that were not tested are left out.
+
+    Args:
+        table, scans: As in `change_section`.
+    """
+    tried = pick(scans, label=change.name) if len(scans) else scans
+    if tried.empty:
+        return []
+    found = {place: best(pick(tried, positions=place)) for place in dict.fromkeys(tried["positions"])}
+    place = min(found, key=lambda p: found[p]["rank"])
+    rows = pick(table, label=change.name, positions=place)
+    writes = pd.concat([pick(rows, intervention=list(tried["intervention"].dropna().unique())),
+                        pick(tried, positions=place)], ignore_index=True)
+    gone = pick(rows, intervention="ablate")
+    gone = gone[~gone["probe"].str.startswith("das").fillna(False).astype(bool)]
+    return [verdict for verdict in (used(gone), enough(writes)) if verdict.state != "not tested"]
+
+
+def mediator_part(rows: pd.DataFrame, table: pd.DataFrame, groups: str) -> Section | None:
+    """The spans of the directions beside the learned subspace; None where none was learned.
+
+    Args:
+        rows: Of the cases that are counted; `table`: of all.
+    """
+    inside = pick(rows, intervention="interchange", metric=METRIC)
+    if inside.empty:
+        return None
+    shown, angles = [], pick(table, intervention="compare", metric="principal_angle")
+    names = [name for name in dict.fromkeys(inside["probe"]) if not name.endswith(", complement")]
+    for name in names:
+        angle, gone = pick(angles, probe=name), pick(table, intervention="ablate", probe=name, metric="set_error",
+                                                     subset="all")
+        shown.append({"subspace": name, "angle to the learned one": _one(pick(angle, control=None)),
+                      "random subspaces (5–95 %)": _one(pick(angle, control="random_direction")),
+                      "patched inside: flipped": _one(pick(inside, probe=name, control=None)),
+                      "patched outside: flipped": _one(pick(inside, probe=f"{name}, complement", control=None)),
+                      "set to its mean: error": _one(pick(gone, control=None)),
+                      "equal norm, at random (5–95 %)": _one(pick(gone, control="random_direction"))})
+    first = inside.iloc[0]
+    about = (f"At {first['positions']}, {site_name(first)}: the subspace through which the activations of the prompt "
+             "that tells of the change bring about its answers was learned (DAS), and is held against the span of what "
+             "each kind of direction writes. Spans that carry the change flip answers when patched inside, and none "
+             "when all but them is patched.")
+    return Section("Do the probes write what the model uses", about, (), [Table(
+        "Learned and written subspaces", pd.DataFrame(shown),
+        "Angles in degrees, the mean over axes and tokens; in brackets the range over refits on 80 % of the cases. "
+        f"Flipped: share of answers that become the new one, n = {_count(rows):,}; in brackets: 95 % interval, "
+        f"percentile bootstrap over {groups}.", pd.concat([angles, inside]))])
 
 
 def best(scans: pd.DataFrame) -> pd.Series:

@@ -29,10 +29,12 @@ from tasks import Counterfactuals, LabelledPrompts
 from tasks._positions import NAMED
 from tasks._study import Change, Changed, Part, Study
 
+from ._intervene_arms import tensor
 from ._intervene_task import witnesses
 from ._rows import lower_is_better, pick
 from ._run import Run
 from ._study_directions import PATCH, PartDirections, Way, direction_arrays, ways_of
+from ._study_mediator import mediator_rows
 
 N_RANDOM = 20
 MOST_NUMBERS = 2**24  # of next-token probabilities that are kept of a change
@@ -83,6 +85,8 @@ def change_stages(folder: Run, model, study: Study, prompts: Mapping[str, Labell
             scans += more[1]
             found[place] = best
         place = min(found, key=lambda p: found[p].rank)
+        if bench.witness is not None and not quick:
+            tables.append(bench.mediator(place, found[place]))
         changed[change.name] = bench.changed(place, found[place])
     return tables, pd.concat(scans, ignore_index=True) if scans else pd.DataFrame(), changed
 
@@ -175,6 +179,17 @@ class Bench:
             self.folder.log(f"{self.change.name}, {place}: {at.said_of_patches(tables[-1])}")
         return best, tables, list(scans.values())
 
+    def mediator(self, place: str, best: Chosen) -> pd.DataFrame:
+        """The directions held against a learned subspace, where writing did most."""
+        at = Place(self, place)
+        kinds = dict.fromkeys(way.direction for way in at.ways if way.verb == "steer")
+        written = {kind: {spot: tensor(at.directions[spot].written(kind)) for spot in at.spots(best.site)}
+                   for kind in kinds}
+        return self._stage(place, "mediator", lambda: mediator_rows(
+            at.run, self.cases, written, {spot: at.sources[spot] for spot in at.spots(best.site)}, at.positions,
+            told=self.told, metrics=METRICS, recovered=RECOVERED, subsets={SOLVED: self.solved}, seed=self.seed,
+            n_random=N_RANDOM, identity=at.identity))
+
     def changed(self, place: str, best: Chosen) -> Changed:
         """Next tokens before and after the edit that did most."""
         inside = np.flatnonzero((self.cases.cases["split"] == "report").to_numpy())
@@ -249,7 +264,7 @@ class Place:
                   "unit": way.unit, "probe": way.direction, "intervention": way.verb}, self.edits(way, site, alpha))
                 for site in self.varying for alpha in way.doses[self.bench.quick]]
         return joint_scan(self.run, self.bench.cases, arms, self.positions, metrics=METRICS, seed=self.bench.seed,
-                          identity=self._identity)
+                          identity=self.identity)
 
     def report(self, way: Way, site: Site, alphas: Sequence[float], planned: float | None, controlled: bool = True
                ) -> pd.DataFrame:
@@ -259,7 +274,7 @@ class Place:
             unit=way.unit, intervention=way.verb, probe=way.direction, others=self.others(site) if controlled else {},
             full_patch=self.edits(PATCH, site, 1.0) if controlled and self.bench.witness is not None else None,
             told=self.bench.told, metrics=METRICS, recovered=RECOVERED, subsets={SOLVED: self.bench.solved},
-            planned=planned, n_random=N_RANDOM, seed=self.bench.seed, identity=self._identity)
+            planned=planned, n_random=N_RANDOM, seed=self.bench.seed, identity=self.identity)
 
     def patches(self) -> pd.DataFrame:
         """Whole activations from the witnesses, at every site."""
@@ -283,7 +298,7 @@ class Place:
             f"{r.value:.2f} ({r.stream}.{r.layer})" for r in rows.itertuples())
 
     @property
-    def _identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         return {"label": self.bench.change.name, "positions": self.name}
 
 

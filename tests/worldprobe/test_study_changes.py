@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interventions import LastToken, effect
+from interventions._joint import Spot
 from probing import Site, class_means, extract, load_model
 from probing._results import results_frame, validate
 from tasks import decoy
@@ -15,9 +16,10 @@ from tasks._study import Change, Part, Reading, Study, codes
 from worldprobe._ink import to_svg
 from worldprobe._rows import cell, pick
 from worldprobe._run import open_run
-from worldprobe._study_change_report import change_section
-from worldprobe._study_changes import change_stages, position, slug
+from worldprobe._study_change_report import change_section, change_verdicts, mediator_part
+from worldprobe._study_changes import METRICS, RECOVERED, change_stages, position, slug
 from worldprobe._study_directions import CLASS_WAYS, NUMBER_WAYS, PartDirections, class_arrays, number_arrays, ways_of
+from worldprobe._study_mediator import mediator_rows
 
 PLANTED = Site("resid_post", decoy.PLANTED_LAYER)
 
@@ -118,6 +120,34 @@ def test_the_section_says_where_writing_works(done):
     for exhibit in section.exhibits:
         assert "<svg" in to_svg(exhibit.picture)
     assert change_section(table[:0], scans, change).text == ["Nothing was written: the study has no cases of it."]
+
+
+def test_the_planted_span_carries_the_change_and_the_other_one_does_not(model):
+    cases, pairs, spot = decoy.cases("end", 80), decoy.pairs(80), Spot("resid_post", decoy.PLANTED_LAYER)
+    told, acts = LastToken(model, pairs.corrupted, pairs.lengths).logits(read=[spot.site])
+    sign = torch.from_numpy((cases.cases["becomes"] - cases.cases["was"]).to_numpy(copy=True)).float()[:, None]
+    written = {f"{name}.write": {spot: sign * v} for name, v in decoy.planted().items()}
+    table = mediator_rows(LastToken.of(model, cases), cases, written, {spot: acts[spot.site]}, [-1], told=told,
+                          metrics=METRICS, recovered=RECOVERED, subsets={"solved": np.ones(80, bool)}, steps=20,
+                          identity={"label": "end", "positions": "last"})
+    validate(results_frame(table.to_dict("records")))
+    flips = pick(table, intervention="interchange", metric="flip_rate", control=None, subset="all").set_index("probe")
+    assert flips.loc["end.write", "value"] > 0.95 > 0.05 > flips.loc["end.write, complement", "value"]
+    assert flips.loc["mark.write, complement", "value"] > 0.95 > 0.05 > flips.loc["mark.write", "value"]
+    angle = pick(table, intervention="compare", control=None).set_index("probe")["value"]
+    assert angle["end.write"] < angle["mark.write"]
+    broken = pick(table, intervention="ablate", metric="set_error", control=None, subset="all").set_index("probe")
+    assert broken.loc["end.write", "value"] > 0.5 > 0.1 > broken.loc["mark.write", "value"]
+    part = mediator_part(pick(table, subset="solved"), table, "cases")
+    assert list(part.tables[0].shown["subspace"]) == ["das, rank 1", "end.write", "mark.write"]
+    assert mediator_part(table[:0], table[:0], "cases") is None
+
+
+def test_the_verdict_is_of_the_best_place(done):
+    table = results_frame(pd.concat(done[2]).to_dict("records"))
+    (verdict,) = change_verdicts(table, done[3], done[1].changes[0])
+    assert (verdict.word, verdict.state) == ("is enough", "yes")
+    assert change_verdicts(table, done[3][:0], done[1].changes[0]) == []
 
 
 def made(n_targets: int, n_classes: int, seed: int = 0):
