@@ -172,7 +172,7 @@ def attention_picture(mazes: Mazes, row: int, panels: Mapping[str, tuple[int, Fl
         marks += [percent(cell, shape, float(mass[cell])) for cell in np.flatnonzero(mass >= 0.01).tolist()]
         marks.append(ring(here, shape))
         others = float(np.delete(mass, here).sum())
-        share = f", {100 * mass[exits].sum() / others:.0f} % of it one passage away" if others > 0 else ""
+        share = f", {100 * mass[exits].sum() / others:.0f} % of it one passage away" if others >= 0.005 else ""
         drawn.append(Panel(name, marks, f"{100 * others:.0f} % on other cells{share}"))
     legend = [(box(GREEN), "one passage away"), (box(ORANGE), "elsewhere"), (ring_swatch(), "it looks from here"),
               (swatch(MUTED, 9, 0.35), "walked so far"), (dot(11, 0, BLUE), "origin"), (target(11, 0), "target"),

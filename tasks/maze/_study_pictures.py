@@ -17,6 +17,7 @@ from ._pictures import attention_picture, edge_picture, edit_picture, map_pictur
 from ._tokens import parse, to_text
 
 SHOWN = 2  # mazes and cases: the first there are, not the best
+_LOOKED_AT, _STEPS = 8, 3  # mazes among which the first with so many forks is drawn
 
 
 def pictures(found: Found) -> Sequence[Picture]:
@@ -93,7 +94,7 @@ def _edits(name: str, changed: Changed) -> list[Picture]:
 
 
 def _heads(found: Found) -> list[Picture]:
-    """Where the head that looks most at cells one passage away looks, at three steps of one path."""
+    """Where the head that looks most at cells one passage away looks, from the first forks of one path."""
     read = found.readings.get("path_start")
     try:
         scored = rows(found.table, metric="connected_attention", model=found.model)
@@ -103,11 +104,11 @@ def _heads(found: Found) -> list[Picture]:
         return []
     best = scored.loc[scored["value"].idxmax()]
     layer, head = int(best["layer"]), int(best["head"])
-    mazes = next(m for m, _, _ in (_as_read(found, read, k) for k in range(len(read.rows)))
-                 if m.n_nodes[0] >= 4 or len(read.rows) == 1)
-    steps = sorted({0, (int(mazes.n_nodes[0]) - 1) // 2, max(0, int(mazes.n_nodes[0]) - 2)})
+    some = [_as_read(found, read, k)[0] for k in range(min(len(read.rows), _LOOKED_AT))]
+    mazes = max(some, key=lambda one: min(_STEPS, int((one.ways_forward > 1).sum())))
+    steps = np.flatnonzero(mazes.ways_forward[0] > 1)[:_STEPS].tolist() or [0]
     panels = {f"Step {step}": (step, attention_over_cells(found.network, mazes, 0, layer, head, step))
               for step in steps}
     return [Picture(f"Head {head} of layer {layer} along a path", attention_picture(mazes, 0, panels),
-                    "The head with the most attention on cells one passage away, at three cells of a path; attention "
+                    "The head with the most attention on cells one passage away, where a path forks; attention "
                     "to the cell's tokens before <PATH_START>, in percent.")]
