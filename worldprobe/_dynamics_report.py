@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from probing.formation import log_steps
 from tasks._study import Study
 
-from ._ink import MARKERS, PAPER, SERIES, Plot, name_lines, plot, words
+from ._ink import MARKERS, MUTED, PAPER, SERIES, Plot, name_lines, plot, words
 from ._report import Exhibit, Section, Table
 from ._rows import control_name, metric_name, number, pick
 from ._study_checkpoints import FINAL, chosen
@@ -20,7 +20,7 @@ CAPTION = (
     "fitted at each checkpoint, at the layer that is best on validation there; dotted: the probe of the last "
     "checkpoint read out at every other one; dashed: the strongest shortcut. Whiskers: 95 % interval, percentile "
     "bootstrap over groups. Bands: 95 % interval of the step at which a curve rises, where a sigmoid in log step beats "
-    "a straight line.")
+    "a straight line; grey below: that of the first metric above.")
 
 
 def dynamics_section(table: pd.DataFrame, transitions: pd.DataFrame, study: Study) -> Section | None:
@@ -55,12 +55,14 @@ def dynamics_plot(rows: pd.DataFrame, transitions: pd.DataFrame) -> Plot:
     x = log_steps(steps)
     for ax, kinds in zip(axes, panels, strict=True):
         mine = transitions[transitions["kind"].isin(kinds)]
-        names, looks = [], {}
+        names: list[tuple[float, str, str]] = []
+        looks: dict[str, tuple[str, str]] = {}
         for _, curve in mine.iterrows():
             key = curve["reading"] if isinstance(curve["reading"], str) else curve["metric"]
             look = looks.setdefault(key, (SERIES[len(looks) % len(SERIES)], MARKERS[len(looks) % len(MARKERS)]))
             names.append(_draw(ax, points(rows, curve), curve, *look, x))
         if "probe" in kinds:
+            _first_of_behaviour(ax, transitions)
             names += _shortcuts(ax, rows, mine, {k: v[0] for k, v in looks.items()})
         _steps_axis(ax, steps, x, last=ax is axes[-1])
         ax.set_ylabel("share" if "behaviour" in kinds else words(" / ".join(map(_short, mine["metric"].unique()))))
@@ -97,6 +99,14 @@ def _draw(ax: Axes, here: pd.DataFrame, curve: pd.Series, colour: str, marker: s
     return float(here["value"].iloc[-1]), f"{name}, final probe" if final else str(name), colour
 
 
+def _first_of_behaviour(ax: Axes, transitions: pd.DataFrame) -> None:
+    """Where the headline of behaviour rises, in grey."""
+    first = transitions[transitions["kind"] == "behaviour"].head(1)
+    ends = [float(first[name].iloc[0]) for name in ("step_low", "step_high")] if first["sharp"].any() else [np.nan]
+    if np.isfinite(ends).all():
+        ax.axvspan(*np.log10(ends), color=MUTED, alpha=0.14, lw=0)
+
+
 def _shortcuts(ax: Axes, rows: pd.DataFrame, curves: pd.DataFrame, colours: Mapping[str, str]
                ) -> list[tuple[float, str, str]]:
     """The strongest shortcut of every reading (the majority where it has none), which is the same at every step."""
@@ -112,9 +122,10 @@ def _shortcuts(ax: Axes, rows: pd.DataFrame, curves: pd.DataFrame, colours: Mapp
 
 
 def _steps_axis(ax: Axes, steps: np.ndarray, x: np.ndarray, last: bool) -> None:
-    shown = [0, *range(1, len(steps), max(1, len(steps) // 8))]
-    if len(steps) - 1 not in shown:
-        shown = [i for i in shown if x[-1] - x[i] > 0.08 * (x[-1] - x[0])] + [len(steps) - 1]
+    shown = [len(steps) - 1, 0]
+    for i in reversed(range(len(steps))):  # the first and the last are named, and all that have room beside those
+        if np.abs(x[shown] - x[i]).min() > 0.075 * (x[-1] - x[0]):
+            shown.append(i)
     ax.set_xticks(x[shown], [f"{steps[i]:,}" for i in shown] if last else [])
     ax.set_xlim(x[0] - 0.05, x[-1] + 0.05)
     if last:
@@ -153,15 +164,16 @@ def _table(transitions: pd.DataFrame, study: Study) -> Table:
         line = {"curve": curve["curve"], "read by": NAMES[curve["kind"]], "at step 0": curve["first"],
                 "at the end": curve["last"],
                 "rises at step": _step(curve, "step") if curve["sharp"] else "no step of its own",
-                "decades from 10 to 90 %": _range(curve, "width") if curve["sharp"] else None,
-                "halfway at step": _step(curve, "half_rise"), "BIC, line minus sigmoid": round(curve["bic_gain"], 1)}
+                "10–90 %, decades": _range(curve, "width") if curve["sharp"] else None,
+                "halfway at step": _step(curve, "half_rise"), "BIC gain": round(curve["bic_gain"], 1)}
         if "lag" in curve and pd.notna(curve["lag"]) and curve["sharp"]:
-            line["decades behind behaviour"] = _range(curve, "lag", "{:+.2f}")
+            line["behind behaviour, decades"] = _range(curve, "lag", "{:+.2f}")
         shown.append(line)
     frame = pd.DataFrame(shown).astype(object)
     caption = ("In brackets: 95 % interval, percentile bootstrap over groups of one run of training; other seeds of "
-               "training are not in it. A step of its own: a sigmoid in log step beats a straight line by BIC, and by "
-               "more than noise on that line does (p < 0.05).")
+               "training are not in it. A step of its own: a sigmoid in log step beats a straight line by BIC (gain: "
+               "BIC of the line minus that of the sigmoid), by more than noise on that line does (p < 0.05), and two "
+               "checkpoints follow its centre.")
     return Table("Where the curves rise", frame.where(frame.notna(), None), caption, transitions)
 
 

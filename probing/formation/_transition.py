@@ -42,7 +42,7 @@ def transition(curve: Curve, seed: int = 0) -> dict:
     - `step`, `width`: centre of the best sigmoid, and its decades from 10 % to 90 %; `start`, `end`: its levels.
     - `bic_gain`: BIC of the best straight line in log step minus that of the sigmoid, for errors of one unknown size.
       `p_value`: how often that line with noise of its size gains as much, since a sigmoid bends to noise more than two
-      numbers should. `sharp`: the gain is above 0 and p below 0.05.
+      numbers should. `sharp`: the gain is above 0, p below 0.05, and two checkpoints follow the centre.
     - `half_rise`: where it first crosses halfway from `first` to `last`, on straight lines between checkpoints.
     - `steepest_from`, `steepest_to`: the neighbouring checkpoints between which it changes most per decade.
 
@@ -59,10 +59,11 @@ def transition(curve: Curve, seed: int = 0) -> dict:
     place, width, share = best_sigmoid(x, every)
     start, end = _levels(x, y, place[0], width[0])
     gain, p = _gain(share[0], len(x)), _p_of_line(x, y, share[0], seed)
+    inside = x[0] + PLACE < place[0] <= x[-2]  # a rise that has only begun has no place yet
     steepest = int(np.argmax(np.abs(np.diff(y) / np.diff(x))))
     return out | _interval("step", 10**place) | _interval("width", width) | _interval(
         "half_rise", 10 ** half_rise(x, every)) | dict(
-        start=start, end=end, bic_gain=gain, p_value=p, sharp=bool(gain > 0 and p < LEVEL),
+        start=start, end=end, bic_gain=gain, p_value=p, sharp=bool(gain > 0 and p < LEVEL and inside),
         steepest_from=float(curve.steps[steepest]), steepest_to=float(curve.steps[steepest + 1]))
 
 

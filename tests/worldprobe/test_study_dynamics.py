@@ -129,7 +129,7 @@ def test_the_section_shows_curves_transitions_and_lag(done, study, tmp_path):
     text = " ".join(section.text)
     assert "halfway at step" in text and "The class of a token" in text and "8 checkpoints" in text
     html = write_report(tmp_path / "report.html", title="t", sections=[section]).read_text()
-    assert "final probe" in html and "decades behind behaviour" in html
+    assert "final probe" in html and "behind behaviour, decades" in html
     assert dynamics_section(table, pd.DataFrame(), study) is None
 
 

@@ -45,6 +45,11 @@ def test_a_falling_curve_has_its_transition_too():
     assert down["half_rise"] == pytest.approx(up["half_rise"])
 
 
+def test_a_rise_that_has_only_begun_has_no_place():
+    found = transition(noisy(sigmoid(8000, 0.3), 0))
+    assert found["bic_gain"] > 0 and STEPS[-2] < found["step"] and not found["sharp"]
+
+
 def test_no_optimiser_finds_a_sigmoid_that_is_better_by_more_than_the_grid():
     x = Curve("", STEPS, np.zeros(len(STEPS))).x
 
