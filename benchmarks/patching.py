@@ -12,9 +12,11 @@ pairs and metric, and their numbers must agree. Contenders take turns; ratios ar
 """
 
 import argparse
+import io
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,7 @@ def contenders(folder: Path, n_pairs: int, length: int, n_cells: int) -> tuple[d
         return float(toward(logits, torch.arange(len(logits))).mean())
 
     @torch.no_grad()
+    @redirect_stderr(io.StringIO())  # a progress bar for every cell
     def transformer_lens():
         found["lens"] = {(layer, p): float(lens.generic_activation_patch(
             model, pairs.corrupted, cache, lambda logits: torch.tensor(share(logits[:, -1])),
