@@ -46,6 +46,9 @@ def proximity_error(
 
     error_i = #{j in S: d(true_i, predicted_j) < d(true_i, predicted_i)} / |S|
 
+    Predictions that are equally far count half, so that one guess for all is at chance; as published it would be
+    perfect.
+
     Args:
         distance: `great_circle_km`, `years_apart` or `plane_distance`.
         among: Predictions of S; `predicted`, unless given. The papers' hold-out tables take those of all entities.
@@ -53,6 +56,10 @@ def proximity_error(
     """
     others = predicted if among is None else among
     own = distance(true, predicted)
-    step = max(1, _CELLS // len(others))
-    return np.concatenate([(distance(true[i : i + step, None], others[None]) < own[i : i + step, None]).mean(1)
-                           for i in range(0, len(true), step)])
+    step, errors = max(1, _CELLS // len(others)), []
+    for i in range(0, len(true), step):
+        farther = distance(true[i : i + step, None], others[None]) - own[i : i + step, None]
+        slack = 1e-9 * own[i : i + step, None] + 1e-12  # the same distance in another order of operations
+        tied = (np.abs(farther) <= slack).sum(1)
+        errors.append(((farther < -slack).sum(1) + np.maximum(tied - 1, 0) / 2) / len(others))
+    return np.concatenate(errors)

@@ -138,7 +138,8 @@ def _answers(model, seed: int, layer: int | None = None, neurons: Int[ndarray, "
     for relation, rows in found.groupby("relation", sort=False):
         right = rows["within_one"].to_numpy(float)
         again = np.random.default_rng(seed).choice(right, (1000, len(right))).mean(1)
-        out[str(relation)] = (float(right.mean()), *map(float, np.quantile(again, [0.025, 0.975])), len(right))
+        low, high = np.quantile(again, [0.025, 0.975])
+        out[str(relation)] = (float(right.mean()), float(low), float(high), len(right))
     return out
 
 

@@ -106,19 +106,19 @@ def errors_picture(errors: Mapping[str, Float[ndarray, " entity"]], *, unit: str
     left, right, top, bottom = 46, WIDTH - 200, 30, 240
     decades = np.log(high / low) or 1.0
     parts = [text(0, 15, title, 13, INK, bold=True)]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = bottom - (bottom - top) * share
+    for percent in (0, 25, 50, 75, 100):
+        y = bottom - (bottom - top) * percent / 100
         parts.append(f'<path d="M{left} {y:.1f}H{right}" style="stroke:{GRID}"/>'
-                     + text(left - 8, y + 4, f"{100 * share:.0f} %", 10.5, MUTED, anchor="end"))
+                     + text(left - 8, y + 4, f"{percent} %", 10.5, MUTED, anchor="end"))
     for tick in _log_ticks(low, high):
         x = left + (right - left) * np.log(tick / low) / decades
         parts.append(f'<path d="M{x:.1f} {bottom}v5" style="stroke:{MUTED}"/>'
                      + text(x, bottom + 18, f"{tick:,g}", 10.5, MUTED, anchor="middle"))
     parts.append(text((left + right) / 2, bottom + 36, f"error, at most so many {unit}", 11, INK, anchor="middle"))
     for i, (name, found) in enumerate(errors.items()):
-        x = left + (right - left) * np.log(np.quantile(found, np.linspace(0, 1, 101)).clip(low) / low) / decades
-        y = bottom - (bottom - top) * np.linspace(0, 1, 101)
-        line = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+        share = np.linspace(0, 1, 101)
+        along = left + (right - left) * np.log(np.quantile(found, share).clip(low) / low) / decades
+        line = "L".join(f"{a:.1f} {bottom - (bottom - top) * b:.1f}" for a, b in zip(along, share, strict=True))
         parts.append(f'<path d="M{line}" style="fill:none;stroke:{SERIES[i]};stroke-width:{1.6 if i else 2.6}"/>')
         parts.append(f'<path d="M{right + 16} {top + 12 + 34 * i}h16" style="stroke:{SERIES[i]};stroke-width:2.6"/>'
                      + text(right + 38, top + 16 + 34 * i, name, 11, INK)

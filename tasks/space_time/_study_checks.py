@@ -4,10 +4,10 @@ Published numbers are those of Llama-2 in Gurnee & Tegmark, arXiv:2310.02207; th
 have, is ours.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
 from .._checks import Interval, best_reading, check, difference, interval, rows
 from .._study import Found
@@ -220,7 +220,7 @@ def _curve(found: Found, name: str) -> list[tuple[int, float]]:
     return sorted((int(s.split()[0]), float(v)) for s, v in zip(of["subset"], of["value"], strict=True))
 
 
-def _by_step(found: Found, name: str) -> Sequence[float]:
+def _by_step(found: Found, name: str) -> Float[ndarray, " step"]:
     """R2 of the layer that is best on validation, by checkpoint."""
     steps = found.table[found.table["revision"].fillna("").str.startswith("step ")]
     values = {}

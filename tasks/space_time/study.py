@@ -32,6 +32,11 @@ BLOCKS = 20  # the largest ones are held out one by one, the others together
 _WORDS = {"distance": "how far two places are apart", "direction": "in which direction one place lies from another",
           "order": "which of two events was first", "gap": "how far two events are apart"}
 
+_MOVED = {"distance": "a place is moved, and its distances should follow",
+          "direction": "a place is moved, and its directions should follow",
+          "order": "an event is moved, and the order should follow",
+          "gap": "an event is moved, and the gaps should follow"}
+
 
 def study(tokenizer=None, data: str = "world_place", file: str | None = None, name: str = "name",
           target: str | None = None, block: str | None = None, model: str = "space_time") -> Study:
@@ -67,8 +72,7 @@ def _of_the_world(model: str) -> Study:
                   _reading("direction", "place", ("ridge",), transfer=("distance",)),
                   _reading("gap", "time", ("ridge",), transfer=("order",), held_out=("block",)),
                   _reading("order", "time", ("ridge",), transfer=("gap",))],
-        changes=[Change(f"moved-{relation}", f"{'a place' if scheme == 'place' else 'an event'} is moved; right is the "
-                        f"answer that says so, of {_WORDS[relation]}", partial(_cases, relation),
+        changes=[Change(f"moved-{relation}", _MOVED[relation], partial(_cases, relation),
                         {"name": [Part(relation, "entity", partial(_coordinates, scheme, "was"),
                                        partial(_coordinates, scheme, "becomes"))]},
                         n=400, quick=160, groups="places" if scheme == "place" else "events")
@@ -88,7 +92,8 @@ def _of_the_world(model: str) -> Study:
 
 def _reading(relation: str, scheme: str, probes: Sequence[str], **options) -> Reading:
     what = "places" if scheme == "place" else "events"
-    return Reading(relation, scheme, f"where every {what[:-1]} is" if scheme == "place" else "when every event was",
+    words = "where every place is" if scheme == "place" else "when every event was"
+    return Reading(relation, scheme, f"{words}, from the last token of its name in a question of {relation}",
                    partial(_world, relation), probes, n=200, quick=200, components=True, followed=True, groups=what,
                    scores=_scores(plane_distance, "map_error"), **options)
 

@@ -50,6 +50,8 @@ def test_the_proximity_error_is_0_for_the_truth_and_half_for_any_order_of_it():
     assert (proximity_error(true, true, great_circle_km) == 0).all()
     shuffled = np.random.default_rng(1).permutation(true)
     assert proximity_error(true, shuffled, great_circle_km).mean() == pytest.approx(0.5, abs=0.03)
+    one_guess = proximity_error(true, np.zeros_like(true), great_circle_km)
+    np.testing.assert_allclose(one_guess, 0.5, atol=0.01)
     years, guess = np.random.default_rng(2).normal(size=(2, 40, 1))
     off = np.abs(years - guess.T)  # (true, predicted)
     want = [(rankdata(row, "min")[i] - 1) / 40 for i, row in enumerate(off)]
