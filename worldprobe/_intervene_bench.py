@@ -127,11 +127,11 @@ class Bench:
     def extras(self, site: Site, settings: Mapping[str, Any], others: Mapping[str, Handles]
                ) -> dict[str, Callable[[], pd.DataFrame]]:
         """What else can be asked of the cases of one target: stage -> its table."""
-        if self.single is None:
-            return {}
-        found = {"mediator": functools.partial(self.mediator, self.single, site, settings)}
-        if "leace.read" in self.handles.weights[site]:
-            return {"amnesic": functools.partial(self.amnesic, self.single, site, others), **found}
+        found: dict[str, Callable[[], pd.DataFrame]] = {}
+        if self.single is not None and "leace.read" in self.handles.weights[site]:
+            found["amnesic"] = functools.partial(self.amnesic, self.single, site, others)
+        if self.single is not None:
+            found["mediator"] = functools.partial(self.mediator, self.single, site, settings)
         return found
 
     def amnesic(self, single: Single, site: Site, others: Mapping[str, Handles]) -> pd.DataFrame:
