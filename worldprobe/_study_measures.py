@@ -25,7 +25,8 @@ def measure_stages(folder: Run, model: Any, study: Study, seed: int) -> list[pd.
         def rows(measure=measure) -> pd.DataFrame:
             found = [_rows(measure, study, model, seed, model)]
             if measure.twin:
-                found.append(_rows(measure, study, twin(), seed, model).assign(control="random_init"))
+                theirs = _rows(measure, study, twin(), seed, model)  # its own controls stand beside the model's
+                found.append(pick(theirs, control=None).assign(control="random_init"))
             return correct_p_values(pd.concat(found, ignore_index=True))
 
         tables.append(folder.stage(f"measure-{measure.name}", rows))
