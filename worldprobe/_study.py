@@ -111,7 +111,7 @@ def plan(task: str, model: str | None = None, *, prompts: int | None = None, n_c
 
 
 def studies() -> list[str]:
-    """Tasks that say what their study asks; one that cannot be imported is left out, and speaks when it is asked for."""
+    """Tasks that say what their study asks; one that cannot be imported is left out, and speaks when it is run."""
     found = []
     for name in tasks.available():
         with suppress(Exception):
