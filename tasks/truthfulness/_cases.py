@@ -88,8 +88,9 @@ def _made(kind: str, n: int, seed: int, readout: str, negation: float | int
         raise ValueError(f"readout must be one of {READOUTS}, not {readout!r}")
     rng, true = np.random.default_rng([_SEEDS, seed, KINDS.index(kind)]), np.array([[kind == "true_to_false"]])
     first, other = (documents(n, rng, 1, negation=negation, true=t) for t in (true, ~true))
-    taken = [np.concatenate([getattr(made, part) for made in (first, other)], 1) for part in ("subject", "topic")]
-    return first, other, np.full((n, 1), VERDICT) if readout == "verdict" else begun(*taken, rng)
+    subject = np.concatenate([first.subject, other.subject], 1)
+    topic = np.concatenate([first.topic, other.topic], 1)
+    return first, other, np.full((n, 1), VERDICT) if readout == "verdict" else begun(subject, topic, rng)
 
 
 def _answers(kind: str, readout: str, second: Int[ndarray, "case pos"]

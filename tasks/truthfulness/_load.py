@@ -55,7 +55,7 @@ def load(dataset: str | Path | Sequence[str | Path] | None = None, tokenizer=Non
     Source: Marks & Tegmark, arXiv:2310.06824. They probe at the full stop, without a few-shot prefix.
     """
     if dataset is None:
-        return world(2000 if n is None else n, seed, **({} if at is None else {"at": at}), **of_the_world)
+        return world(2000 if n is None else n, seed, at=at or "object", **of_the_world)
     if of_the_world:
         raise ValueError(f"{', '.join(of_the_world)}: for the reference world only, and {dataset} is plain text; leave "
                          "them out, or name no data set")

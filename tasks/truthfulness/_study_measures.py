@@ -56,8 +56,13 @@ def independent_rows(model, seed: int) -> pd.DataFrame:
     asked, known = cases("false_to_true", N, seed + 1), world(2000, seed)
     right, true = torch.from_numpy(asked.right_after), torch.from_numpy(known.labels("truth")[:, 0] == 1)
     rows, seen = [], list[Tensor]()
+
+    def see(layer: int, x: Tensor) -> Tensor:
+        seen.append(x[:, at].clone())
+        return x
+
     with torch.inference_mode():
-        net(known.tokens, lambda layer, x: (seen.append(x[:, at].clone()), x)[1])
+        net(known.tokens, see)
         was = _mass(net(asked.tokens), right)
         for layer, x in enumerate(seen[:-1]):
             gain = _mass(net(asked.tokens, _adding(layer, at, x[true].mean(0) - x[~true].mean(0))), right) - was

@@ -101,7 +101,12 @@ def measure(model, n: int, eps: float = EPS, negation: bool = False, verdict: bo
     prompts = world(2 * n, TRAIN_SEED + 1)
     fit = prompts.examples["topic"].isin(["visit", "speak"]).to_numpy().copy()
     true, seen = prompts.labels("truth")[:, 0].astype(bool), list[Tensor]()
-    model(prompts.tokens, lambda layer, x: (seen.append(x), x)[1])
+
+    def see(layer: int, x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    model(prompts.tokens, see)
     for place in ("object", "period"):
         for layer, resid in enumerate(seen):
             x = resid[:, PLACES[place]]
