@@ -70,8 +70,8 @@ def neuron_correlations(acts: Float[ndarray, "layer example neuron"], Y: Float[n
 
 def correlation_rows(model, seed: int, prompts: Sequence[LabelledPrompts]) -> pd.DataFrame:
     """Result rows: `neuron_spearman`, the neuron of each coordinate that correlated most on one half of the entities,
-    as it does on the other (95 % bootstrap over those), beside the same for shuffled coordinates (mean and 5th to 95th
-    percentile of the draws); and `top_neuron_spearman`, the first ten of each."""
+    as it does on the other (95 % bootstrap over those); `neuron_spearman_shuffled`, the same for shuffled coordinates
+    (mean and 5th to 95th percentile of the draws); and `top_neuron_spearman`, the first ten of each."""
     rows = []
     for one in prompts:
         scheme, rng = one.schemes[0], np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def correlation_rows(model, seed: int, prompts: Sequence[LabelledPrompts]) -> pd
                 if rank == 0:
                     rows.append(own | {"metric": "neuron_spearman", "subset": target})
             null = np.array([d[target] for d in drawn])
-            rows.append({"metric": "neuron_spearman", "subset": target, "control": "shuffled_labels",
+            rows.append({"metric": "neuron_spearman_shuffled", "subset": target,
                          "value": null.mean(), "ci_low": np.quantile(null, 0.05), "ci_high": np.quantile(null, 0.95),
                          "n": N_NULL})
     return pd.DataFrame(rows)

@@ -49,7 +49,7 @@ def map_picture(maps: Sequence[Map], *, land: bool = True, columns: int = 1,
         land: Draw the coast; coordinates are then degrees.
         regions: Name -> places of a region, drawn as their convex hull.
     """
-    frame = _frame(np.concatenate([m.true for m in maps]), land)
+    frame = _frame(np.concatenate([*(m.true for m in maps), *(regions or {}).values()]), land)
     width = (WIDTH - GAP * (columns - 1)) / columns
     height = width * (frame[3] - frame[2]) / (frame[1] - frame[0]) * (_stretch(frame) if land else 1)
     parts = [f'<clipPath id="frame"><rect width="{width:.1f}" height="{height:.1f}"/></clipPath>']

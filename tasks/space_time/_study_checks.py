@@ -149,7 +149,9 @@ def neurons(found: Found) -> dict:
     for target in ("x", "y", "t"):
         where = {"metric": "neuron_spearman", "subset": target}
         own = interval(rows(_final(found), **where).iloc[0])
-        null = max(abs(float(rows(_final(found), **where, control=c)["value"].iloc[0])) for c in NULLS)
+        random = rows(_final(found), **where, control="random_init").iloc[0]
+        shuffled = rows(_final(found), metric="neuron_spearman_shuffled", subset=target).iloc[0]
+        null = max(abs(float(random["value"])), float(shuffled["ci_high"]))
         parts.append(check(f"rank correlation of the {target} neuron (nulls at most {null:.2f})", None, own,
                            ">= 0.5, interval above the nulls", own[0] >= 0.5 and own[1] > null))
     return check("rank correlation of a single neuron with x", None,

@@ -36,7 +36,7 @@ def of_the_world(found: Found) -> Sequence[Picture]:
         out.append(Picture("Places as they are read", map_picture(
             [Map("The reference world", _truth(read, "place"), read.values, None, read.where)], land=False,
             columns=2, regions=regions), "Test places; grey: the regions A to H, which no prompt names."))
-        out.append(_errors(read, "place", plane_distance, "units of the map", "region"))
+        out.append(_errors(read, "place", plane_distance, "map units", "region"))
     if (read := found.readings.get("gap")) is not None:
         out.append(Picture("Events as they are read", time_picture(
             _truth(read, "time")[:, 0], read.values[:, 0], title=read.where, unit="time"),
@@ -63,10 +63,10 @@ def of_names(reading: str, distance: Distance, unit: str, found: Found) -> Seque
 def neurons(rows: pd.DataFrame) -> Picture:
     """The ten neurons of every coordinate, beside the band of shuffled coordinates and the random model's best."""
     top, best = rows[rows["metric"] == "top_neuron_spearman"], rows[rows["metric"] == "neuron_spearman"]
-    own = top[top["control"].isna()]
+    own, null = top[top["control"].isna()], rows[rows["metric"] == "neuron_spearman_shuffled"]
     target = own["subset"].str.partition(",")[0]
     names, left, right, step = list(dict.fromkeys(target)), 40, WIDTH - 20, 46
-    parts, low = [], min(0.0, float(own["value"].min()), float(best["ci_low"].min()))
+    parts, low = [], min(0.0, float(own["value"].min()), float(best["value"].min()), float(null["ci_low"].min()))
 
     def at(value: float) -> float:
         return left + (right - left) * (value - low) / (1 - low)
@@ -75,13 +75,12 @@ def neurons(rows: pd.DataFrame) -> Picture:
         y = 30 + step * k
         parts.append(text(left - 14, y + 4, name, 13, INK, anchor="end", bold=True)
                      + f'<path d="M{left} {y}H{right}" style="stroke:{GRID}"/>')
+        for row in null[(null["subset"] == name) & null["control"].isna()].itertuples():
+            a, b = at(row.ci_low), at(row.ci_high)
+            parts.append(f'<rect x="{a:.1f}" y="{y - 8}" width="{b - a:.1f}" height="16" style="fill:{MUTED}" '
+                         'opacity="0.3"/>')
         for row in best[(best["subset"] == name) & best["control"].notna()].itertuples():
-            if row.control == "shuffled_labels":
-                a, b = at(row.ci_low), at(row.ci_high)
-                parts.append(f'<rect x="{a:.1f}" y="{y - 8}" width="{b - a:.1f}" height="16" style="fill:{MUTED}" '
-                             'opacity="0.3"/>')
-            else:
-                parts.append(f'<path d="M{at(row.value):.1f} {y - 9}v18" style="stroke:{ORANGE};stroke-width:2.4"/>')
+            parts.append(f'<path d="M{at(row.value):.1f} {y - 9}v18" style="stroke:{ORANGE};stroke-width:2.4"/>')
         for row in own[target == name].itertuples():
             parts.append(f'<circle cx="{at(row.value):.1f}" cy="{y}" r="4" style="fill:{BLUE}" opacity="0.6"><title>'
                          f'layer {row.layer}, {escape(row.subset)}: {row.value:.2f}</title></circle>')

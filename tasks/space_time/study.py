@@ -80,7 +80,7 @@ def _of_the_world(model: str) -> Study:
         measures=[
             Measure("neurons", "Space and time neurons. Rank correlation of single MLP neurons, before their "
                     "non-linearity at the last token of the name, with a coordinate: found on one half of the "
-                    "entities, reported on the other. Control: the same with shuffled coordinates.",
+                    "entities, reported on the other; and the same with shuffled coordinates.",
                     partial(_on_all, _neurons.correlation_rows, both), _study_pictures.neurons),
             Measure("clamped", "Answers without the space and time neurons. Share of answers within one bin when the "
                     f"{_neurons.CLAMPED} neurons of the first layer that follow a coordinate most are held at their "
