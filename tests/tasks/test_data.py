@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -71,6 +72,35 @@ def test_a_download_that_is_not_the_pinned_file_leaves_nothing_behind(site, sent
     assert cached() == []
     site.write_bytes(ORIGINAL)
     assert fetch("world/things.json").read_bytes() == ORIGINAL
+
+
+class Cuts(SimpleHTTPRequestHandler):
+    """Promises the whole file and closes the connection after so many bytes of it."""
+
+    cut = 0
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(ORIGINAL)))
+        self.end_headers()
+        self.wfile.write(ORIGINAL[: Cuts.cut])
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_download_cut_at_a_hundred_places_leaves_nothing_behind_and_the_next_one_is_whole(site, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Cuts) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        monkeypatch.setattr(_data, "ADDRESS", f"http://127.0.0.1:{server.server_port}/{{repository}}/{{commit}}/{{path}}")
+        for cut in random.Random(0).sample(range(len(ORIGINAL)), 100):
+            Cuts.cut = cut
+            with pytest.raises((DamagedFile, DataUnavailable)):
+                fetch("world/things.json")
+            assert cached() == []
+        Cuts.cut = len(ORIGINAL)
+        assert fetch("world/things.json").read_bytes() == ORIGINAL
+        server.shutdown()
 
 
 def test_without_a_copy_and_without_the_address_the_error_says_how_to_go_on(site):

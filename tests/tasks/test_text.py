@@ -8,6 +8,7 @@ from tiny_tokenizers import CORPUS, FAMILIES, WithoutOffsets, tiny
 
 from tasks._text import tokenise
 
+KNOWN = ("Krasnodar", "Lodz", "Poland", "Russia", "New", "York", "City", "Spanish", "word", "Paulo")  # of the corpus
 TEXTS = [*CORPUS[:8], "Zürich 東京 ½", "a", "It's 5% (x)...", "San José de Ocuné"]
 
 
@@ -35,6 +36,23 @@ def test_the_tokens_up_to_the_position_decode_to_the_end_of_the_entity(family, w
     assert _text(tokenizer, family, ids[: pos + 1]).startswith(entity)
     assert not _text(tokenizer, family, ids[:pos]).startswith(entity)
     assert _text(tokenizer, family, ids) == entity + tail  # nothing truncated
+
+
+@pytest.mark.parametrize("family", ["word-level", "wordpiece", "unigram"])
+@settings(max_examples=40)
+@given(words=st.lists(st.sampled_from(KNOWN), min_size=1, max_size=4),
+       tail=st.sampled_from(["", " is", " is in Russia"]))
+def test_the_tokens_up_to_the_position_spell_the_entity_where_spaces_and_case_are_lost(family, words, tail):
+    tokenizer, entity = tiny(family), " ".join(words)
+    text = tokenise(tokenizer, [entity + tail], [[len(entity) - 1]])
+    ids, (pos,) = text.tokens[0].tolist(), text.pos[0]
+
+    def spelt(upto: int) -> str:
+        pieces = [t for t in tokenizer.convert_ids_to_tokens(ids[:upto]) if t not in tokenizer.all_special_tokens]
+        return "".join(t.removeprefix("##").replace("▁", "") for t in pieces).lower()
+
+    assert spelt(pos + 1) == entity.replace(" ", "").lower() != spelt(pos)
+    assert spelt(len(ids)) == (entity + tail).replace(" ", "").lower()  # nothing truncated
 
 
 def _text(tokenizer, family: str, ids: list[int]) -> str:
