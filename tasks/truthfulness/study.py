@@ -46,12 +46,12 @@ def _of_the_world(model: str) -> Study:
     negation = model.endswith("-negation")
     readout = "verdict" if model.endswith("-verdict") else "next"
     readings = [Reading(place, "truth", f"whether a statement is true, from {words}", partial(_world, place, 0.0),
-                        PROBES, n=3000, quick=1500, held_out=("topic",), components=place == "object", followed=True,
+                        PROBES, n=3000, quick=3000, held_out=("topic",), components=place == "object", followed=True,
                         groups="people", transfer=(f"{place}-negated",) if negation else ())
                 for place, words in PLACES.items()]
     if negation:
         readings += [Reading(f"{place}-{name}", "truth", f"whether {words} statement is true, from {where}",
-                             partial(_world, place, share), PROBES, n=3000, quick=1500, groups="people",
+                             partial(_world, place, share), PROBES, n=3000, quick=3000, groups="people",
                              transfer=(place, f"{place}-negated") if name == "mixed" else (place,))
                      for place, where in PLACES.items()
                      for name, words, share in (("negated", "a negated", 1.0), ("mixed", "any", 0.5))]
@@ -71,7 +71,7 @@ def _of_the_world(model: str) -> Study:
                         partial(_cases, kind, readout), {place: [Part(
                             place, place, partial(codes, targets=["statement"], column="was"),
                             partial(codes, targets=["statement"], column="becomes"))] for place in PLACES},
-                        by="mass_after", n=600, quick=300, groups="people") for kind in KINDS],
+                        by="mass_after", n=800, quick=600, groups="people") for kind in KINDS],
         measures=[Measure("patching", "Where it is decided. Share of the probability of the right object that follows "
                           "when the stream of one token, after one block, is taken from the same prompt with another "
                           "object: a false statement becomes true.",
