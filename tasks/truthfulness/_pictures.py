@@ -34,7 +34,7 @@ def components_picture(layers: Mapping[str, Float[ndarray, "example d_model"]], 
     """The first two principal components of the activations, a panel per layer: true statements blue, false ones
     orange, negated ones as crosses. Of more than 300 examples every second, third, ... is drawn; the components are
     those of all. The share of variance of either component stands at its axis."""
-    side, columns = 196, 3
+    side, columns = 196, 2 if len(layers) == 4 else 3
     parts = []
     for i, (name, X) in enumerate(layers.items()):
         points, share = _components(X)

@@ -44,8 +44,8 @@ def of_the_world(found: Found) -> Sequence[Picture]:
     if groups := _effects(found):
         out.append(Picture("What it takes to change what a statement counts as", effects_picture(
             groups, "share of what being told does (normalised indirect effect)"),
-            "One class-mean difference, or one unit of the probe's own direction with the same projected shift. Grey: "
-            "random directions of equal norm, 5th to 95th percentile."))
+            "One class-mean distance along each direction, at the site where it does most. Grey: random directions of "
+            "equal norm, 5th to 95th percentile."))
     return out
 
 
