@@ -22,14 +22,10 @@ class MLPProbe(SoftmaxScores):
 
     Args:
         hidden: Width of the hidden layer.
-        epochs, batch_size, lr: AdamW with a one-cycle learning rate.
+        epochs, batch_size, lr: AdamW with a one-cycle learning rate; inputs are standardised on the training rows.
         weight_decay: Decoupled, on the matrices.
         patience: Epochs without a lower log-loss on `validation` after which the fit stops.
         seed: Of initial weights and batch order; on the CPU equal seeds give equal probes.
-
-    The fit starts from the class frequencies of every target (zero output weights), on inputs half way to white
-    (`half_whitening`): directions that vary little are read as soon as those that vary much. Half the epochs then reach
-    the log-loss that standardised inputs and random output weights do.
 
     Attributes:
         n_epochs_: Epochs behind the weights that were kept.
@@ -45,15 +41,13 @@ class MLPProbe(SoftmaxScores):
         X, codes = self._check(X, y, np.float32)
         X, codes = torch.from_numpy(X), torch.from_numpy(codes)
         n, n_targets, n_classes = len(X), codes.shape[1], len(self.classes_)
-        self.mean_, self.inputs_ = X.mean(0), half_whitening(X)
-        X = (X - self.mean_) @ self.inputs_
+        self.mean_, self.scale_ = X.mean(0), X.std(0, correction=0).clamp(min=1e-6)
+        X = (X - self.mean_) / self.scale_
         generator = torch.Generator().manual_seed(self.seed)
         fc, out = nn.Linear(X.shape[1], self.hidden), nn.Linear(self.hidden, n_targets * n_classes)
-        nn.init.normal_(fc.weight, std=fc.in_features**-0.5, generator=generator)
-        nn.init.zeros_(fc.bias)
-        nn.init.zeros_(out.weight)
-        count = torch.stack([(codes == k).sum(0) for k in range(n_classes)])
-        out.bias.data = ((count + 1) / (n + n_classes)).log().flatten()
+        for layer in (fc, out):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=generator)
+            nn.init.zeros_(layer.bias)
         self.fc_, self.out_, self.n_targets_ = fc, out, n_targets
         held = None if validation is None else (lambda: self._log_loss(*validation))
         self.n_epochs_ = descend(self, n, lambda rows: F.cross_entropy(self._scores(X[rows]), codes[rows]), held,
@@ -76,7 +70,7 @@ class MLPProbe(SoftmaxScores):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float32)
         blocks = torch.from_numpy(np.require(X, requirements=["C", "W"])).split(8192)
-        return torch.cat([self._scores((x - self.mean_) @ self.inputs_) for x in blocks]).mT.numpy()
+        return torch.cat([self._scores((x - self.mean_) / self.scale_) for x in blocks]).mT.numpy()
 
 
 def descend(probe: Any, n: int, loss_of: Callable[[Tensor], Tensor], held: Callable[[], float] | None,

@@ -65,8 +65,8 @@ PLAN = {  # label -> probes; mine_theirs first: it is the label of the report
     "flipped": ("logistic",),
 }
 QUICK: dict[str, Any] = {"games": 400, "legality_games": 200, "labels": ["mine_theirs", "black_white"], "tol": 1e-2,
-                         "epochs": 7, "follow": 3}
-FULL: dict[str, Any] = {"games": 1000, "legality_games": 500, "labels": list(PLAN), "tol": 1e-2, "epochs": 8,
+                         "epochs": 12, "follow": 3}
+FULL: dict[str, Any] = {"games": 1000, "legality_games": 500, "labels": list(PLAN), "tol": 1e-2, "epochs": 20,
                         "follow": 6}
 EDITS = ("flip", "erase")
 
@@ -116,7 +116,7 @@ def plan(model: str = "othello", *, games: int | None = None, cases: str | None 
     kind = cases or default_cases(size)
     # seconds per row of one core, measured on a laptop-class machine: a linear fit of 64 squares, an MLP
     seconds = rows * 3 * n_sites * sum(
-        1e-4 if p == "mlp" else 1.2e-4 for label in settings["labels"] for p in PLAN[label])
+        2.5e-4 if p == "mlp" else 1.2e-4 for label in settings["labels"] for p in PLAN[label])
     return (f"model {identify(bridge).name}: {n_sites} sites, d_model {d_model}; "
             f"cases: {n_cases or 'all'} {kind}, seed {seed}\n"
             f"{settings['games']} games, about {rows:,} positions; {fits} fits of {size**2} squares with controls\n"
@@ -228,7 +228,7 @@ def probe_stages(folder: Run, model, prompts, settings: Mapping, seed: int, log)
               "data_hash": acts.identity["prompts"]["tokens"]}
     makers = {"logistic": LogisticProbe(tol=settings["tol"]),
               "logistic_no_bias": LogisticProbe(bias=False, tol=settings["tol"]),
-              "mlp": MLPProbe(epochs=settings["epochs"], lr=0.006, patience=2)}
+              "mlp": MLPProbe(epochs=settings["epochs"], lr=0.01)}
 
     def table(rows: list[dict]) -> pd.DataFrame:
         return results_frame([{**common, **row} for row in rows])
