@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Batch = Any
-FUSED = ("c_attn", "qkv", "query_key_value", "qkv_proj")  # last parts of names: queries, keys and values in one matrix
+FUSED = "c_attn"  # of GPT-2: queries, keys and values one after the other; other fused layers deal them out by head
 _PARTS = ("q", "k", "v")
 
 
@@ -58,36 +58,44 @@ def layer_moments(
     *,
     normed: bool = True,
 ) -> dict[str, LayerMoments]:
-    """Second moments around every linear layer, or around those named, over all batches.
+    """Second moments around every linear layer that the loss depends on, or around those named, over all batches.
 
     Args:
         loss: (model, batch) -> loss of every example, with a graph behind it; examples must not depend on each other.
-        layers: Names as in `named_modules`; of fused queries, keys and values, with `.q`, `.k` or `.v` at the end.
+        layers: Names as in `named_modules`; of GPT-2's fused queries, keys and values, with `.q`, `.k` or `.v` at the
+            end. Other fused layers count as one.
         normed: Rows of states and of gradients are divided by their length, and their mean is subtracted, so that no
             outlier decides; rows of length 0 are left out. Else the raw moments, for which the identities above hold.
     Raises:
         KeyError: No such linear layer.
-        ValueError: No gradient reaches a layer, all its states or gradients are zero, or there is no batch.
+        ValueError: No gradient reaches a layer that was named, or any layer; all its states or gradients are zero; or
+            there is no batch.
     """
     linear = dict(_linear(model))
     if missing := [name for name in layers or () if name not in linear]:
         raise KeyError(f"{missing[0]!r} is no linear layer; there are {', '.join(linear)}")
     linear = {name: linear[name] for name in layers or linear}
-    sums: dict[str, dict[str, _Sum]] = {name: {} for name in linear}
+    sums: dict[str, dict[str, _Sum]] = {}
     with _in_graph({id(m): m for m, _ in linear.values()}.values()) as seen:
         for batch in batches:
             grads = _gradients(model, loss, batch, seen)
             for name, (module, part) in linear.items():
                 W = _weight(module)[part]
-                for h, g in _rows(name, seen[id(module)], grads):
+                for h, g in _rows(seen[id(module)], grads):
                     g = g[:, part]
                     for key, rows in (("H_in", h), ("H_out", h @ W.T), ("G_in", g @ W), ("G_out", g)):
-                        sums[name].setdefault(key, _Sum(rows.shape[1], normed)).add(rows)
-    if not all(sums.values()):
-        raise ValueError("there is no batch to measure on; give at least one")
-    return {name: LayerMoments(_weight(module)[part].detach().double().cpu(), **{
-        key: each.moment(f"{key} of {name}") for key, each in sums[name].items()}, n=sums[name]["H_in"].rows)
-        for name, (module, part) in linear.items()}
+                        sums.setdefault(name, {}).setdefault(key, _Sum(rows.shape[1], normed)).add(rows)
+    if not sums:
+        raise ValueError("there is nothing to measure: no batch was given, or the loss depends on no linear layer")
+    if unreached := [name for name in layers or () if name not in sums]:
+        raise ValueError(f"no gradient reaches the layer {unreached[0]!r}: the loss does not depend on it; leave it "
+                         "out with layers=[...]")
+    out = {}
+    for name, each in sums.items():
+        module, part = linear[name]
+        found = {key: total.moment(f"{key} of {name}") for key, total in each.items()}
+        out[name] = LayerMoments(_weight(module)[part].detach().double().cpu(), **found, n=each["H_in"].rows)
+    return out
 
 
 def _gradients(model: nn.Module, loss: Callable, batch: Batch, seen: dict) -> dict[int, Tensor | None]:
@@ -101,16 +109,11 @@ def _gradients(model: nn.Module, loss: Callable, batch: Batch, seen: dict) -> di
     return {id(out): g for out, g in zip(outputs, found, strict=True)}
 
 
-def _rows(name: str, flows: Sequence[tuple[Tensor, Tensor]], grads: dict[int, Tensor | None]
-          ) -> Iterator[tuple[Tensor, Tensor]]:
+def _rows(flows: Sequence[tuple[Tensor, Tensor]], grads: dict[int, Tensor | None]) -> Iterator[tuple[Tensor, Tensor]]:
     """(input, negative gradient at the output), one example or token a row, of every call of a layer."""
-    if not flows or any(grads[id(out)] is None for _, out in flows):
-        raise ValueError(f"no gradient reaches the layer {name!r}: the loss does not depend on it; leave it out with "
-                         "layers=[...]")
     for h, out in flows:
-        g = grads[id(out)]
-        assert g is not None
-        yield h.flatten(0, -2), -g.flatten(0, -2)
+        if (g := grads[id(out)]) is not None:
+            yield h.flatten(0, -2), -g.flatten(0, -2)
 
 
 class _Sum:
@@ -145,7 +148,7 @@ def _linear(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, slice]]]:
         if isinstance(module, nn.Linear | Conv1D):
             d = _weight(module).shape[0]
             clean = name.replace("._original_component", "")
-            if clean.rpartition(".")[2] in FUSED and d % 3 == 0:
+            if clean.rpartition(".")[2] == FUSED and d % 3 == 0:
                 for i, part in enumerate(_PARTS):
                     yield f"{clean}.{part}", (module, slice(i * d // 3, (i + 1) * d // 3))
             else:

@@ -180,7 +180,7 @@ def test_what_cannot_be_measured_is_refused():
     model, batch = mlp(10, 7, 4).double(), data()
     with pytest.raises(KeyError, match="'9' is no linear layer; there are 0, 2"):
         layer_moments(model, loss, [batch], ["9"])
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match="no batch was given"):
         layer_moments(model, loss, [])
 
     class Half(nn.Module):
@@ -192,7 +192,8 @@ def test_what_cannot_be_measured_is_refused():
             return self.used(x)
 
     with pytest.raises(ValueError, match="no gradient reaches the layer 'unused'"):
-        layer_moments(Half().double(), loss, [batch])
+        layer_moments(Half().double(), loss, [batch], ["used", "unused"])
+    assert set(layer_moments(Half().double(), loss, [batch])) == {"used"}
     with pytest.raises(ValueError, match="zero on every row"):
         layer_moments(model, lambda m, b: 0 * loss(m, b), [batch])
     a, b = (alignments(layer_moments(m, loss, [batch]), n_null=2) for m in (model, mlp(10, 7, 6, 4).double()))
