@@ -53,6 +53,7 @@ def behaviour_section(table: pd.DataFrame, study: Study) -> Section | None:
     if asked is None:
         return None
     rows = pick(table, metric=list(asked.metrics), intervention=None, label=None, split="test")
+    rows = rows[~rows["revision"].fillna("").str.startswith("step ")]  # checkpoints have a section of their own
     shown = []
     for metric, words in asked.metrics.items():
         here = pick(rows, metric=metric)
