@@ -86,6 +86,7 @@ def joint_effect(
     others: Mapping[str, JointDirections] | None = None,
     full_patch: JointEdits | None = None,
     told: Float[Tensor, "case d_vocab"] | None = None,
+    unedited: Float[Tensor, "case d_vocab"] | None = None,
     metrics: Sequence[str] | Mapping[str, Measure] = (),
     recovered: Sequence[str] = (),
     subsets: Mapping[str, Bool[ndarray, " case"]] | None = None,
@@ -103,6 +104,7 @@ def joint_effect(
         others: Name of a control -> directions per spot, brought to the applied norm of the edit spot by spot.
         full_patch: The whole activations of another prompt, as the control `full_patch`, and what `nie` is a share of.
         told: Logits of prompts that tell of the change, unedited: control `told`, the ceiling.
+        unedited: Logits of the cases from another run, which this one must agree with.
         recovered: Metrics of which `METRIC_recovery` is reported too, where there is a ceiling: (edited - unedited) /
             (told - unedited), a ratio of means.
         subsets: Name -> cases, for which all is reported again.
@@ -116,6 +118,9 @@ def joint_effect(
         raise ValueError(f"the planned dose {planned:g} is not among {', '.join(f'{a:g}' for a in alphas)}; add it")
     run = _inside(run, cases, split)
     measures = Measures(run, cases, set_error, metrics)
+    if unedited is not None and float((apart := measures.unedited - unedited[run.rows]).abs().max()) > 0.01:
+        raise ValueError(f"the unedited run is {float(apart.abs().max()):.3g} off the logits given for these cases; the "
+                         "model or the prompts are not what they were")
     found = _measured(run, measures, make, positions, alphas, others or {}, full_patch, n_random, seed)
     if told is not None:
         found.fixed["told"] = measures(told[run.rows], torch.arange(len(run))).numpy()

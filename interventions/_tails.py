@@ -25,7 +25,7 @@ from tasks._prompts import Counterfactuals
 from ._caches import map_cache, n_bytes, tile
 from ._last_token import LastToken
 from ._midway import Output, entered, recorded
-from ._places import At, Positions
+from ._places import Positions
 from ._sequences import Edited, Sequences, _Batch
 
 TOGETHER = 16  # cases whose beginnings are cut at one place, that of the earliest: they are sorted by it
@@ -143,15 +143,7 @@ class Tails(Sequences):
 
 
 def tails(model, cases: Counterfactuals, positions: Sequence[Positions]) -> Sequences | LastToken:
-    """The cheapest run of cases that are edited at these tokens, each given as one for all or one for each case: of
-    their last token, of what follows the first of them, or, where the model has no key/value cache, of all."""
+    """The run of cases that are edited at these tokens: of their last token where that is all, else of all tokens."""
     if all(p is not None and torch.as_tensor(p).ndim == 0 and int(torch.as_tensor(p)) == -1 for p in positions):
         return LastToken.of(model, cases)
-    prompt = torch.as_tensor(cases.cases["prompt"].to_numpy(copy=True))
-    lengths = cases.lengths[prompt]
-    edits = [At(lambda x, rows: x, p).places(torch.arange(len(lengths)), lengths)[1].reshape(len(lengths), -1)
-             for p in positions]
-    try:
-        return Tails(model, cases.tokens[prompt], lengths, torch.cat(edits, 1).amin(1))
-    except ValueError:
-        return Sequences.of(model, cases)
+    return Sequences.of(model, cases)

@@ -34,7 +34,7 @@ def change_section(table: pd.DataFrame, scans: pd.DataFrame, change: Change) -> 
         return Section(f"{change.name}: {change.words}", ["Nothing was written: the study has no cases of it."])
     solved = len(pick(table, subset="solved", metric=METRIC)) > 0
     rows = pick(table, subset="solved" if solved else "all")
-    chosen = {place: best(pick(tried, positions=place)) for place in dict.fromkeys(tried["positions"])}
+    chosen = chosen_at(scans, change)
     n, of = _count(rows), _count(pick(table, subset="all"))
     text = [f"{change.words.capitalize()}. Layers and doses were chosen on one half of {change.n:,} cases and are "
             f"reported on the other. " + (
@@ -54,17 +54,40 @@ def change_verdicts(table: pd.DataFrame, scans: pd.DataFrame, change: Change) ->
     Args:
         table, scans: As in `change_section`.
     """
-    tried = pick(scans, label=change.name) if len(scans) else scans
-    if tried.empty:
+    if not (found := chosen_at(scans, change)):
         return []
-    found = {place: best(pick(tried, positions=place)) for place in dict.fromkeys(tried["positions"])}
-    place = min(found, key=lambda p: found[p]["rank"])
+    place, tried = min(found, key=lambda p: found[p]["rank"]), pick(scans, label=change.name)
     rows = pick(table, label=change.name, positions=place)
     writes = pd.concat([pick(rows, intervention=list(tried["intervention"].dropna().unique())),
                         pick(tried, positions=place)], ignore_index=True)
     gone = pick(rows, intervention="ablate")
     gone = gone[~gone["probe"].str.startswith("das").fillna(False).astype(bool)]
     return [verdict for verdict in (used(gone), enough(writes)) if verdict.state != "not tested"]
+
+
+def change_numbers(table: pd.DataFrame, scans: pd.DataFrame, change: Change) -> list[dict]:
+    """The numbers to read first: the edit that did most on the cases set aside, random directions of equal norm, and
+    where the prompt tells of the change."""
+    if not (found := chosen_at(scans, change)):
+        return []
+    place = min(found, key=lambda p: found[p]["rank"])
+    own = pick(table, label=change.name)
+    solved = pick(own, subset="solved", metric=METRIC)
+    row, here = _own(solved if len(solved) else pick(own, subset="all"), found[place], place)
+    lines = [row.to_dict() | {"what": f"{change.name}: answers that become the new one, {row['intervention']} "
+                                      f"{row['probe']} at {place}, {site_name(row)}, dose {row['alpha']:g}"}]
+    for control, words in (("random_direction", "random directions of equal norm"), ("told", CONTROLS["told"])):
+        rivals = pick(here, control=control)
+        rivals = rivals[rivals["alpha"].isna() | (rivals["alpha"] == row["alpha"])]
+        lines += [r | {"what": f"{change.name}: {words}"} for r in rivals.head(1).to_dict("records")]
+    return lines
+
+
+def chosen_at(scans: pd.DataFrame, change: Change) -> dict[str, pd.Series]:
+    """Place -> the edit that did most on the cases set aside."""
+    tried = pick(scans, label=change.name) if len(scans) else scans
+    places = dict.fromkeys(tried["positions"]) if len(tried) else ()
+    return {place: best(pick(tried, positions=place)) for place in places}
 
 
 def mediator_part(rows: pd.DataFrame, table: pd.DataFrame, groups: str) -> Section | None:

@@ -273,7 +273,8 @@ class Place:
             self.run, self.bench.cases, lambda alpha: self.edits(way, site, alpha), self.positions, alphas=alphas,
             unit=way.unit, intervention=way.verb, probe=way.direction, others=self.others(site) if controlled else {},
             full_patch=self.edits(PATCH, site, 1.0) if controlled and self.bench.witness is not None else None,
-            told=self.bench.told, metrics=METRICS, recovered=RECOVERED, subsets={SOLVED: self.bench.solved},
+            told=self.bench.told, unedited=self.bench.logits, metrics=METRICS, recovered=RECOVERED,
+            subsets={SOLVED: self.bench.solved},
             planned=planned, n_random=N_RANDOM, seed=self.bench.seed, identity=self.identity)
 
     def patches(self) -> pd.DataFrame:

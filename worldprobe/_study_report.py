@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks._study import Change, Picture, Reading
+from tasks._study import Picture, Reading
 
 from ._intervene_report import CHANCE
 from ._report import Exhibit, Section, write_report
@@ -14,12 +14,12 @@ from ._rows import metric_name, pick, site_name
 from ._sections import probe_section
 from ._study import Done
 from ._study_behaviour import behaviour_section
-from ._study_change_report import change_section
+from ._study_change_report import change_numbers, change_section, change_verdicts
 from ._study_dynamics import dynamics_section
 from ._study_generalise import generalise_section
 from ._study_measures import measure_section
 from ._study_readings import metric_of
-from ._verdicts import Verdict, best_probe, chosen_edit, enough, interventions_of, probe_controls, ranked, reads, used
+from ._verdicts import Verdict, best_probe, probe_controls, ranked, reads
 
 CITATION = "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for transformers."
 
@@ -31,7 +31,7 @@ def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> P
     own = pick(table, model=found.model)
     own = pd.concat([own, table[table["model"].isna()]], ignore_index=True)  # baselines need no model
     words = {reading.words: reading_verdicts(of_reading(own, reading), reading) for reading in study.readings}
-    words |= {f"{change.name}: {change.words}": change_verdicts(own, change) for change in study.changes}
+    words |= {f"{change.name}: {change.words}": change_verdicts(own, done.scans, change) for change in study.changes}
     sections = [section for section in (
         behaviour_section(own, study),
         *(reading_section(done, own, reading) for reading in study.readings),
@@ -60,15 +60,6 @@ def reading_verdicts(rows: pd.DataFrame, reading: Reading) -> list[Verdict]:
     return [reads(rows, reading.label, metric, CHANCE if reading.given else None)] if len(rows) else []
 
 
-def change_verdicts(table: pd.DataFrame, change: Change) -> list[Verdict]:
-    """Is used, is enough, from the edits of a change."""
-    rows = pick(table, label=change.name)
-    rows = rows[rows["intervention"].notna() & (rows["intervention"] != "knock_out").fillna(False).astype(bool)]
-    if rows.empty:
-        return []
-    return [verdict for verdict in (used(rows), enough(rows)) if verdict.state != "not tested"]
-
-
 def numbers(table: pd.DataFrame, done: Done) -> pd.DataFrame:
     """The numbers to read first: behaviour, the best probe of every reading with its strongest control, the edits."""
     study, lines = done.study, []
@@ -86,12 +77,7 @@ def numbers(table: pd.DataFrame, done: Done) -> pd.DataFrame:
             rival = ranked(rivals, metric).iloc[0]
             lines.append(rival.to_dict() | {"what": f"its strongest control, {rival['control']}"})
     for change in study.changes:
-        rows = pick(table, label=change.name)
-        for verb in interventions_of(rows, False):
-            if len(pick(rows, intervention=verb, metric="set_error", control=None, split="report", subset="all")):
-                edit = chosen_edit(rows, verb)
-                lines.append(edit.to_dict() | {"what": f"{change.name}, {verb} ({edit['probe']}, {edit['positions']}, "
-                                                       f"{site_name(edit)}): {metric_name('set_error')}"})
+        lines += change_numbers(table, done.scans, change)
     frame = pd.DataFrame(lines)
     kept = [c for c in ("what", "value", "ci_low", "ci_high", "n", "n_groups") if c in frame]
     return frame[kept][frame["ci_low"].notna()] if len(frame) else frame

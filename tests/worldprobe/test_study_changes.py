@@ -16,7 +16,12 @@ from tasks._study import Change, Part, Reading, Study, codes
 from worldprobe._ink import to_svg
 from worldprobe._rows import cell, pick
 from worldprobe._run import open_run
-from worldprobe._study_change_report import change_section, change_verdicts, mediator_part
+from worldprobe._study_change_report import (
+    change_numbers,
+    change_section,
+    change_verdicts,
+    mediator_part,
+)
 from worldprobe._study_changes import METRICS, RECOVERED, change_stages, position, slug
 from worldprobe._study_directions import CLASS_WAYS, NUMBER_WAYS, PartDirections, class_arrays, number_arrays, ways_of
 from worldprobe._study_mediator import mediator_rows
@@ -148,6 +153,10 @@ def test_the_verdict_is_of_the_best_place(done):
     (verdict,) = change_verdicts(table, done[3], done[1].changes[0])
     assert (verdict.word, verdict.state) == ("is enough", "yes")
     assert change_verdicts(table, done[3][:0], done[1].changes[0]) == []
+    numbers = change_numbers(table, done[3], done[1].changes[0])
+    assert [n["control"] if isinstance(n["control"], str) else None for n in numbers] == [None, "random_direction",
+                                                                                         "told"]
+    assert numbers[0]["value"] > numbers[1]["ci_high"] and "at the last" in numbers[0]["what"]
 
 
 def made(n_targets: int, n_classes: int, seed: int = 0):
