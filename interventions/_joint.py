@@ -118,9 +118,10 @@ def joint_effect(
         raise ValueError(f"the planned dose {planned:g} is not among {', '.join(f'{a:g}' for a in alphas)}; add it")
     run = _inside(run, cases, split)
     measures = Measures(run, cases, set_error, metrics)
-    if unedited is not None and float((apart := measures.unedited - unedited[run.rows]).abs().max()) > 0.01:
-        raise ValueError(f"the unedited run is {float(apart.abs().max()):.3g} off the logits given for these cases; the "
-                         "model or the prompts are not what they were")
+    apart = 0.0 if unedited is None else float((measures.unedited - unedited[run.rows]).abs().max())
+    if apart > 0.01:
+        raise ValueError(f"the unedited run is {apart:.3g} off the logits given for these cases; the model or the "
+                         "prompts are not what they were")
     found = _measured(run, measures, make, positions, alphas, others or {}, full_patch, n_random, seed)
     if told is not None:
         found.fixed["told"] = measures(told[run.rows], torch.arange(len(run))).numpy()
