@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -44,7 +44,7 @@ def generalise_stages(folder: Run, model: Any, study: Study, data: Mapping[str, 
 
 def _asked(reading: Reading, prompts: LabelledPrompts, data: Mapping[str, LabelledPrompts], acts, probe: Any,
            site: Site, name: str, seed: int) -> Iterator[pd.DataFrame]:
-    own, how = acts(reading.name), {"name": name, "seed": seed}
+    own, how = acts(reading.name), cast(dict[str, Any], {"name": name, "seed": seed})
     if reading.scores:
         yield scores(own, prompts, reading.label, probe, site, extra=reading.scores, **how)
     for column in reading.held_out:
