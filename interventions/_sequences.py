@@ -36,13 +36,11 @@ Edited = dict[Site, list[At]]
 
 @dataclass
 class _Batch:
-    """Cases of equal length: where they stand in the output, their case numbers, their tokens, and how many of these
-    are in a cache already."""
+    """Cases of equal length: where they stand in the output, their case numbers, their tokens."""
 
     places: Int[Tensor, " batch"]
     rows: Int[Tensor, " batch"]
     tokens: Int[Tensor, "batch pos"]
-    seen: int = 0
 
     @property
     def lengths(self) -> Int[Tensor, " batch"]:
@@ -240,7 +238,7 @@ class Sequences:
             for start in sorted(set(starts)):
                 mine = [i for i, s in enumerate(starts) if s == start]
                 for which in (mine[i : i + together] for i in range(0, len(mine), together)):
-                    now = _Pass([edited[i] for i in which], batch, seen=batch.seen)
+                    now = _Pass([edited[i] for i in which], batch)
                     with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(now, read)):
                         logits = self._logits(batch, len(which), start, entering.get(start))
                     yield which, batch, logits, now.kept

@@ -22,7 +22,6 @@ from interventions._joint import JointEdits, Spot, joint_arm, joint_effect, join
 from interventions._metrics import ANSWER_METRICS
 from interventions._places import Positions
 from interventions._runs import Run as ModelRun
-from interventions._tails import tails
 from probing import Site, extract, residual_sites
 from probing._threads import single_threaded
 from tasks import Counterfactuals, LabelledPrompts
@@ -238,7 +237,8 @@ class Place:
     @functools.cached_property
     def run(self) -> ModelRun:
         """The cheapest run that can be edited here."""
-        return tails(self.bench.model, self.bench.cases, self.positions)
+        last = all(isinstance(p, int) for p in self.positions)
+        return (LastToken if last else Sequences).of(self.bench.model, self.bench.cases)
 
     @functools.cached_property
     def sources(self) -> dict[Spot, Float[Tensor, "case d_model"]]:
