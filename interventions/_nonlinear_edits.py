@@ -64,7 +64,7 @@ class GradientEdit:
 
         x <- x - step s g / ||g||,   g = grad_x (-log p(to | x) - keep sum_others log p(what they read before | x))
 
-    with s the spread of activations by the probe's own measure, ||inputs_^-1||, so that `step` is scale-free. A row
+    with s the spread of activations by the probe's own measure, ||scale_||, so that `step` is scale-free. A row
     stops at the first step where its target is read as `to` with probability `sure` at least; other rows go on, at
     most `max_steps`. Some may not arrive: `arrived` says which, and belongs beside every effect.
 
@@ -143,13 +143,13 @@ class GradientEdit:
 
     @cached_property
     def _spread(self) -> float:
-        """Length of an activation whose inputs to the probe are white, of variance 1."""
-        return float(torch.linalg.inv(self.probe.inputs_.double()).norm())
+        """Length of an activation that is one standard deviation from the mean in every coordinate."""
+        return float(self.probe.scale_.double().norm())
 
     def _hidden(self, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row hidden"]:
         """What goes into the ReLU."""
         probe = self.probe
-        return F.linear((x - probe.mean_.to(x)) @ probe.inputs_.to(x), probe.fc_.weight.to(x), probe.fc_.bias.to(x))
+        return F.linear((x - probe.mean_.to(x)) / probe.scale_.to(x), probe.fc_.weight.to(x), probe.fc_.bias.to(x))
 
     def _scores(self, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row class target"]:
         """Log-probabilities."""
@@ -171,7 +171,7 @@ class GradientEdit:
         blame = log_p.exp()
         blame.scatter_add_(1, wanted[:, None], -torch.ones_like(blame[:, :1]))
         back = (blame * weight[:, None]).flatten(1) @ self.probe.out_.weight.to(x) * (hidden > 0)
-        return back @ self.probe.fc_.weight.to(x) @ self.probe.inputs_.to(x).T, _reading(log_p, to, target)
+        return back @ self.probe.fc_.weight.to(x) / self.probe.scale_.to(x), _reading(log_p, to, target)
 
 
 def _reading(log_p: Float[Tensor, "row class target"], to: Int[Tensor, " row"],

@@ -19,7 +19,7 @@ from tasks import Counterfactuals, LabelledPrompts
 from ._intervene_erasers import eraser_arrays
 
 Arrays = Mapping[str, ndarray]
-NETWORK = ("fc_.weight", "fc_.bias", "out_.weight", "out_.bias", "mean_", "inputs_")  # what an MLP probe learned
+NETWORK = ("fc_.weight", "fc_.bias", "out_.weight", "out_.bias", "mean_", "scale_")  # what an MLP probe learned
 
 
 def site_arrays(X: Float[ndarray, "example d_model"], prompts: LabelledPrompts, label: str, probes: Mapping[str, Any],
@@ -64,7 +64,7 @@ def network(arrays: Arrays, name: str) -> MLPProbe:
         weight = found[f"{layer}.weight"]
         setattr(probe, layer, nn.Linear(*weight.T.shape).requires_grad_(False))
         getattr(probe, layer).load_state_dict({"weight": weight, "bias": found[f"{layer}.bias"]})
-    probe.mean_, probe.inputs_, probe.classes_ = found["mean_"], found["inputs_"], classes
+    probe.mean_, probe.scale_, probe.classes_ = found["mean_"], found["scale_"], classes
     probe.n_targets_, probe.n_features_in_ = len(found["out_.bias"]) // len(classes), len(found["mean_"])
     return probe
 
