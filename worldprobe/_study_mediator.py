@@ -42,7 +42,7 @@ def rank_of(directions: Float[Tensor, "case d_model"], share: float = 0.9, most:
 
 def mediator_rows(run, cases: Counterfactuals, written: Mapping[str, Mapping[Spot, Float[Tensor, "case d_model"]]],
                   sources: Mapping[Spot, Float[Tensor, "case d_model"]], positions: Sequence, *, told, metrics,
-                  recovered, subsets, seed: int = 0, identity=None, steps: int = 80, n_random: int = 20
+                  recovered, subsets, seed: int = 0, identity=None, steps: int = 240, n_random: int = 20
                   ) -> pd.DataFrame:
     """The report, as result rows of split `report`. By `intervention`:
 

@@ -22,7 +22,7 @@ def swapped():
 def test_the_planted_direction_is_found(swapped):
     model, cases, sources = swapped
     run = LastToken.of(model, cases)
-    found = fit_joint_das(run, cases, sources, steps=60, seed=1)
+    found = fit_joint_das(run, cases, sources, steps=160, seed=1)
     planted = decoy.planted()["end"]
     assert abs(float(found.spaces[SITE].basis[0] @ planted)) > 0.75  # of random directions 0.1
     logits = run.logits(joint_arm(run, {SITE: patch_from(sources[SITE], found.spaces[SITE].basis[None])}, [-1]))
