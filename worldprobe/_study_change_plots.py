@@ -31,7 +31,9 @@ def place_map(rows: pd.DataFrame, chosen: Mapping[str, pd.Series], metric: str, 
     panels = {"written": {p: at_dose(pick(rows, positions=p), c) for p, c in chosen.items()},
               "whole activation patched": {p: pick(rows, positions=p, intervention="patch") for p in chosen}}
     panels = {what: cells for what, cells in panels.items() if any(len(c) for c in cells.values())}
-    sites = sites_of(pd.concat([c for cells in panels.values() for c in cells.values()]))
+    every = pick(pd.concat([c for cells in panels.values() for c in cells.values()]), metric=metric)
+    sites, own = sites_of(every), pick(every, control=None)["value"]
+    limits = (0.0, 1.0) if _in_shares(every) else (float(own.min()), float(own.max()))
     width, longest = 1.05 * len(chosen), max(len(p) for p in chosen)
     figure, axes = plot(rows, len(panels), (1.9 + (0.3 + width) * len(panels), 1.5 + 0.36 * len(sites)))
     for ax, (what, cells) in zip(axes, panels.items(), strict=True):
@@ -44,7 +46,7 @@ def place_map(rows: pd.DataFrame, chosen: Mapping[str, pd.Series], metric: str, 
                 if not beyond(row, here):
                     ax.add_patch(Rectangle((column - 0.5, line - 0.5), 1, 1, fill=False, hatch="////", ec=MUTED, lw=0,
                                            alpha=0.45, zorder=1.5))
-        mesh = heat(ax, grid.round(2) + 0.0, limits=(0.0, 1.0))
+        mesh = heat(ax, grid.round(2) + 0.0, limits=limits)
         ax.set_ylim(len(sites) - 0.5, -0.5)
         ax.set_aspect("auto")
         ax.set_title(what, size=9, color=INK)
@@ -67,26 +69,30 @@ def dose_panels(rows: pd.DataFrame, chosen: Mapping[tuple[str, str], pd.Series],
     """
     places = list(dict.fromkeys(place for place, _ in chosen))
     figure, axes = plot(rows, len(places), (2.1 + 2.35 * len(places), 3.5))
-    probes = list(dict.fromkeys(probe for _, probe in chosen))
+    probes, shares = list(dict.fromkeys(probe for _, probe in chosen)), _in_shares(pick(rows, metric=metric))
     for ax, place in zip(axes, places, strict=True):
         mine = {probe: c for (p, probe), c in chosen.items() if p == place}
         lines = {probe: same_site(pick(rows, positions=place, intervention=verb, probe=probe, metric=metric), c)
                  for probe, c in mine.items()}
         first = min(mine, key=lambda probe: mine[probe]["rank"])
         band = pick(lines[first], control="random_direction").sort_values("alpha")
-        x, low, high = (np.r_[0.0, band[c].to_numpy(float)] for c in ("alpha", "ci_low", "ci_high"))
+        idle = pick(lines[first], control="null")["value"]
+        start = float(idle.iloc[0]) if len(idle) else 0.0
+        x = np.r_[0.0, band["alpha"].to_numpy(float)]
+        low, high = (np.r_[start, band[c].to_numpy(float)] for c in ("ci_low", "ci_high"))
         ax.fill_between(x, low, high, color=MUTED, alpha=0.28, lw=0, zorder=1)
         for probe, line in lines.items():
             own = pick(line, control=None).sort_values("alpha")
             i = probes.index(probe)
-            _curve(ax, own, SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], probe)
+            _curve(ax, own, start, SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], probe)
         for control, dash in (("told", (0, (5, 2))), ("full_patch", (0, (1, 1.6)))):
             if len(level := pick(lines[first], control=control)):
                 ax.axhline(level["value"].iloc[0], color=INK, lw=1, ls=dash, zorder=2)
-        ax.set_ylim(-0.04, 1.04)
+        if shares:
+            ax.set_ylim(-0.04, 1.04)
         ax.set_xlim(left=0)
         ax.set_title(words(place), size=9, color=INK)
-        if ax is not axes[0]:
+        if shares and ax is not axes[0]:
             ax.set_yticklabels([])
     axes[0].set_ylabel(words(name))
     unit = next(iter(chosen.values()))["unit"]
@@ -116,6 +122,11 @@ def beyond(row, rows: pd.DataFrame) -> bool:
     return bool(len(band)) and row.ci_low > band["ci_high"].iloc[0]
 
 
+def _in_shares(rows: pd.DataFrame) -> bool:
+    """Whether every number is a share, from 0 to 1."""
+    return bool(rows["value"].between(0, 1).all())
+
+
 def sites_of(rows: pd.DataFrame) -> list[tuple[str, int]]:
     """(stream, layer) from the last layer down to the embedding."""
     own = pick(rows, control=None)[["stream", "layer"]].drop_duplicates()
@@ -127,10 +138,10 @@ def short(stream: str, layer: int) -> str:
     return "embedding" if stream == "resid_pre" and layer == 0 else str(layer)
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str) -> None:
+def _curve(ax: Axes, rows: pd.DataFrame, start: float, colour: str, marker: str, name: str) -> None:
     x, y = rows["alpha"].to_numpy(float), rows["value"].to_numpy(float)
     ax.vlines(x, rows["ci_low"].astype(float), rows["ci_high"].astype(float), color=colour, lw=1.3, zorder=3)
-    ax.plot([0, *x], [0, *y], color=colour, lw=1.5, zorder=3)
+    ax.plot([0, *x], [start, *y], color=colour, lw=1.5, zorder=3)
     ax.plot(x, y, marker, color=colour, ms=5, mec=PAPER, mew=0.6, zorder=4, label=name)
 
 

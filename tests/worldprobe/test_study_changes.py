@@ -143,9 +143,24 @@ def test_the_planted_span_carries_the_change_and_the_other_one_does_not(model):
     assert angle["end.write"] < angle["mark.write"]
     broken = pick(table, intervention="ablate", metric="set_error", control=None, subset="all").set_index("probe")
     assert broken.loc["end.write", "value"] > 0.5 > 0.1 > broken.loc["mark.write", "value"]
-    part = mediator_part(pick(table, subset="solved"), table, "cases")
+    change = Change("end", "the end", lambda n, seed: cases, {})
+    part = mediator_part(pick(table, subset="solved"), table, change)
     assert list(part.tables[0].shown["subspace"]) == ["das, rank 1", "end.write", "mark.write"]
-    assert mediator_part(table[:0], table[:0], "cases") is None
+    assert mediator_part(table[:0], table[:0], change) is None
+
+
+def test_a_change_can_be_judged_by_probabilities(done):
+    """The same rows, of a change whose first choice is said not to tell."""
+    table, change = results_frame(pd.concat(done[2]).to_dict("records")), replace(done[1].changes[0], by="mass_after")
+    section = change_section(table, done[3], change)
+    assert "all 30 cases are judged by the probability of the new answers" in section.text[0]
+    assert "raises the probability of the new answers from" in section.text[1]
+    assert "probability of the new answers" in section.tables[0].shown
+    (verdict,) = change_verdicts(table, done[3], change)
+    assert (verdict.word, verdict.state) == ("is enough", "yes")
+    row = change_numbers(table, done[3], change)[0]
+    own = pick(table, metric="mass_after", intervention="steer", control=None, subset="all", alpha=row["alpha"])
+    assert row["value"] in set(own["value"])
 
 
 def test_the_verdict_is_of_the_best_place(done):
