@@ -46,7 +46,7 @@ def learn(folder: Run, stage: Callable, model, prompts: LabelledPrompts, asked: 
         with single_threaded():
             return table([row for label in names for row in (
                 *baseline_rows(prompts, label, seed, splits),
-                *input_only_rows(prompts, label, {n: [p] for n, p in probes.items() if n != "mlp"}, seed, splits))])
+                *input_only_rows(prompts, label, {n: [p] for n, p in probes.items()}, seed, splits))])
 
     def arrays(site: Site) -> dict[str, np.ndarray]:
         X, found = np.asarray(acts()[site]), fitted(site).probes
