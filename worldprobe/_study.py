@@ -51,7 +51,7 @@ def run(out: str | Path, task: str, model: str | None = None, *, prompts: int | 
         task: A task with a study, see `studies`.
         model: A reference model, a directory or a Hub id; by default the one that the study names.
         prompts, n_cases: For every reading and every change, instead of their own numbers.
-        options: Of the study: the size of a maze, a data set of the user's.
+        options: Of the study: a size, a data set of the user's.
         quick: The small numbers of the study: minutes.
     """
     from ._study_report import write_study_report

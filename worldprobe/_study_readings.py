@@ -108,14 +108,15 @@ def _taken(folder: Run, model: Any, reading: Reading, prompts: LabelledPrompts, 
     site = Site(best["stream"], int(best["layer"]))
     rows = np.flatnonzero(splits_of(acts, prompts)["test"])
     return table, {"rows": rows, "values": said_by(found.probes[reading.label, best["probe"], site],
-                                                   np.asarray(acts[site])[rows])}
+                                                   np.asarray(acts[site])[rows], len(prompts.targets(reading.label)))}
 
 
-def said_by(probe: Any, X: Float[ndarray, "row d_model"]) -> Float[ndarray, "row target"]:
+def said_by(probe: Any, X: Float[ndarray, "row d_model"], n_targets: int) -> Float[ndarray, "row target"]:
     """The probability of the last class where there are two and the probe has one, else its prediction."""
     sure = hasattr(probe, "predict_proba") and len(getattr(probe, "classes_", ())) == 2
     found = np.asarray(probe.predict_proba(X) if sure else probe.predict(X), np.float64)
-    return found[..., -1] if found.ndim == 3 else found.reshape(len(X), -1)
+    found = found[:, -1] if sure and n_targets == 1 else found  # of one target both classes have a probability
+    return found.reshape(len(X), n_targets)
 
 
 def _rivals(table: pd.DataFrame, best: pd.Series) -> str:

@@ -163,7 +163,17 @@ def test_the_directory_of_every_reference_model_is_printed_alone(capsys):
         assert name in "\n".join(call(capsys, "models")[1])
 
 
-def test_every_study_is_a_module_with_a_run():
-    assert "othello" in _cli.studies()
-    for name in _cli.studies():
+def test_a_study_is_a_module_with_a_run_or_what_a_task_says_of_its_own():
+    own = _cli._own_studies()
+    assert "othello" in own and {"decoy", "maze", "space_time", "truthfulness"} <= set(_cli.studies()) - set(own)
+    for name in own:
         assert "def run(" in Path(_cli.__file__).with_name(f"_{name}.py").read_text()
+
+
+def test_the_product_names_no_task_that_says_what_its_study_asks():
+    """A task is added without a change to probing, interventions or worldprobe."""
+    packages = [Path(_cli.__file__).parent, Path(_cli.__file__).parent.parent / "interventions",
+                Path(_cli.__file__).parent.parent / "probing"]
+    for file in (f for package in packages for f in package.rglob("*.py")):
+        for name in ("tasks.maze", "tasks.space_time", "tasks.truthfulness", "import maze", "import space_time"):
+            assert name not in file.read_text(), f"{file.name} names {name}"

@@ -34,7 +34,7 @@ def in_thirds(n, seed):
     return replace(prompts, examples=prompts.examples.assign(third=(prompts.examples["prompt"] % 3).astype(str)))
 
 
-def small() -> Study:
+def small(model: str = "decoy") -> Study:
     end = replace(WHOLE.readings[0], load=in_thirds, quick=240, probes=("logistic", "mass_mean"), held_out=("third",),
                   transfer=("again",), components=True, scores={"wrong": lambda truth, said: (truth != said).mean(1)})
     again = Reading("again", "end", "the same, from other prompts", lambda n, seed: decoy.load(n, seed), quick=240,
@@ -113,7 +113,7 @@ def test_the_report_shows_every_part(done):
 def test_the_plan_names_what_will_be_done_before_any_work(capsys, tmp_path):
     assert main(["run", "decoy", "--dry-run", "--prompts", "50", "--out", str(tmp_path / "x")]) == 0
     said = capsys.readouterr().out
-    assert "reading end: 50 prompts" in said and "change mark" in said and "minutes" in said
+    assert "reading end: 50 prompts" in said and "change end" in said and "minutes" in said
     assert not (tmp_path / "x").exists()
 
 
