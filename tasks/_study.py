@@ -231,6 +231,8 @@ class Study:
         model: The reference model that is studied unless another is named.
         readings: In the order of the report; the first is the headline.
         contrasts: Other reference models -> names of the readings that are taken from them, too.
+        repeats: Reference models that differ from `model` by the seed alone: `reproduce` studies them, too, and a check
+            passes when it does on all of them.
         checks: (found) -> one object of `checks.json` each, see `tasks._checks.check`; one that raises LookupError is
             left out, and the run log says why.
         pictures: (found) -> what the task draws.
@@ -246,6 +248,7 @@ class Study:
     changes: Sequence[Change] = ()
     measures: Sequence[Measure] = ()
     contrasts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    repeats: Sequence[str] = ()
     checks: Sequence[Callable[[Found], dict]] = ()
     pictures: Callable[[Found], Sequence[Picture]] | None = None
     shows: Callable[[Found], str] | None = None

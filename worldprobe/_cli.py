@@ -177,7 +177,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
         print(path)
         return 0
     checks = json.loads(path.read_bytes())
-    print_table(("id", "what", "paper", "ours", "pass mark", "pass"), map(_check_cells, checks))
+    lines = [line for check in checks for line in (check, *check.get("parts", ()))]
+    print_table(("id", "what", "paper", "ours", "pass mark", "pass"), map(_check_cells, lines))
     print(path)
     return 0 if all(check["pass"] for check in checks) else 1
 
@@ -330,7 +331,7 @@ def _check_cells(check: dict) -> tuple[str, ...]:
     ours = _number(check["ours"])
     if check.get("ci_low") is not None:
         ours += f" [{_number(check['ci_low'])}, {_number(check['ci_high'])}]"
-    return (str(check["id"]), check["what"], _number(check["paper"]), ours, _number(check["pass_mark"]),
+    return (str(check.get("id", "")), check["what"], _number(check["paper"]), ours, _number(check["pass_mark"]),
             "yes" if check["pass"] else "NO")
 
 

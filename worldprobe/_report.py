@@ -6,7 +6,7 @@ a section is a heading, a text, figures and tables; `worldprobe._sections` makes
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -157,7 +157,7 @@ def _numbers(rows: pd.DataFrame | None) -> list[dict]:
 
 def _checks(checks: pd.DataFrame | Sequence[Mapping] | None) -> list[dict]:
     found = []
-    for check in () if checks is None else pd.DataFrame(checks).astype(object).to_dict("records"):
+    for check in _with_parts(() if checks is None else pd.DataFrame(checks).astype(object).to_dict("records")):
         given = [check.get(k) for k in ("ours", "ci_low", "ci_high")]
         if isinstance(given[0], int | float) and not isinstance(given[0], bool):
             has_interval = all(isinstance(v, int | float) and pd.notna(v) for v in given[1:])
@@ -165,8 +165,17 @@ def _checks(checks: pd.DataFrame | Sequence[Mapping] | None) -> list[dict]:
         else:
             ours = _cell(given[0])
         found.append({k: _cell(check.get(k)) for k in ("id", "what", "paper", "pass_mark")}
-                     | {"ours": ours, "passed": bool(check.get("pass"))})
+                     | {"ours": ours, "passed": bool(check.get("pass")), "whole": check.get("id") != ""})
     return found
+
+
+def _with_parts(checks: Iterable[Mapping]) -> Iterator[Mapping]:
+    """Every check, then its parts without a number."""
+    for check in checks:
+        yield check
+        parts = check.get("parts")
+        for part in parts if isinstance(parts, list) else ():
+            yield {"id": "", **part}
 
 
 def _paragraphs(text: str | Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ changed inside it; other measures; and when all of this appears in training.
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,21 +65,44 @@ def reproduce(out: str | Path, task: str, model: str | None = None, *, prompts: 
               quick: bool = False, log: Callable[[str], None] = print) -> Path:
     """The published results beside ours: runs the whole study, writes `checks.json` and the report, returns the former.
 
-    Every check is measured in that run. Arguments as in `run`.
+    Every check is measured in that run. Where the study names repeats and no `model` is given, they are studied as
+    well, each in a folder of its own name with a report of its own, and stand as parts of every check. Arguments as in
+    `run`.
     """
     from tasks._files import write_whole
 
     from ._study_report import write_study_report
 
-    done = carry_out(out, task, model, prompts=prompts, n_cases=n_cases, options=options, seed=seed, quick=quick,
-                     log=log)
-    if not done.study.checks:
-        raise ValueError(f"{task} has no published results to compare with; use worldprobe run {task}")
-    checks = checks_of(done)
-    path = done.folder.path / "checks.json"
+    def one(path: Path, name: str | None) -> Done:
+        done = carry_out(path, task, name, prompts=prompts, n_cases=n_cases, options=options, seed=seed, quick=quick,
+                         log=log)
+        if not done.study.checks:
+            raise ValueError(f"{task} has no published results to compare with; use worldprobe run {task}")
+        return done
+
+    first = one(Path(out), model)
+    checks = checks_of(first)
+    for name in first.study.repeats if model is None else ():
+        again = one(Path(out) / name, name)
+        own = checks_of(again)
+        write_study_report(again, checks=own)
+        checks = with_repeat(checks, own, name)
+    path = first.folder.path / "checks.json"
     write_whole(path, (json.dumps(checks, indent=1) + "\n").encode())
-    write_study_report(done, checks=checks)
+    write_study_report(first, checks=checks)
     return path
+
+
+def with_repeat(checks: Sequence[Mapping], repeat: Sequence[Mapping], name: str) -> list[dict]:
+    """The checks, with those of a repeat as parts of them; one that the repeat has no rows for fails."""
+    others = {c["id"]: c for c in repeat}
+    found = []
+    for own in checks:
+        other = others.get(own["id"], {"paper": None, "ours": None, "ci_low": None, "ci_high": None,
+                                       "pass_mark": own["pass_mark"], "pass": False})
+        part = {k: v for k, v in other.items() if k not in ("id", "parts")} | {"what": f"the same of {name}"}
+        found.append({**own, "pass": own["pass"] and part["pass"], "parts": [*own.get("parts", ()), part]})
+    return found
 
 
 def plan(task: str, model: str | None = None, *, prompts: int | None = None, n_cases: int | None = None,
@@ -133,8 +156,8 @@ def _maker(task: str) -> Callable[..., Study] | None:
 def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = None) -> tuple[Study, Any]:
     """The study of a task, and the model.
 
-    A study whose function takes a `tokenizer` is given that of the model, where a model is named: its prompts are then
-    natural text.
+    A study whose function takes a `tokenizer` is given that of a model which is not a reference model: its prompts are
+    then natural text. One that takes a `model` is given the name of a reference model.
 
     Raises:
         ValueError: No such study, or it does not take one of the options.
@@ -150,8 +173,9 @@ def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = N
         study = make(**given)
         return study, load_model(study.model)
     bridge = load_model(model)
-    foreign = model not in tasks.reference_models()
-    if foreign and "tokenizer" in inspect.signature(make).parameters:
+    if model in tasks.reference_models():
+        given |= {"model": model} if "model" in taken else {}
+    elif "tokenizer" in inspect.signature(make).parameters:
         given["tokenizer"] = bridge.tokenizer
     return make(**given), bridge
 

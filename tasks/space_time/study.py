@@ -87,6 +87,7 @@ def _of_the_world(model: str) -> Study:
                     "mean. Control: as many other neurons of the layer.",
                     partial(_on_all, _neurons.clamping_rows, both), twin=False),
         ],
+        repeats=["space_time-1", "space_time-2"] if model == "space_time" else (),
         checks=_study_checks.CHECKS, pictures=_study_pictures.of_the_world, shows=_study_pictures.shows)
 
 

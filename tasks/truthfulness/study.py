@@ -81,7 +81,8 @@ def _of_the_world(model: str) -> Study:
                           "how much the probability of the right object changes there when a false statement is "
                           "pushed along that model's own truth direction.",
                           _study_measures.independent_rows, twin=False)],
-        contrasts={"truthfulness-independent": list(PLACES)}, checks=_study_checks.CHECKS,
+        contrasts={"truthfulness-independent": list(PLACES)},
+        repeats=["truthfulness-1", "truthfulness-2"] if model == "truthfulness" else (), checks=_study_checks.CHECKS,
         pictures=_study_pictures.of_the_world, shows=_study_pictures.shows)
 
 

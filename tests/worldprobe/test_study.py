@@ -10,7 +10,8 @@ import pytest
 from interventions import knockout_effect
 from probing import Site, load_model, read_results, validate
 from tasks import decoy
-from tasks._study import Change, Found, Measure, Part, Picture, Read, Reading, Study, codes
+from tasks._checks import check
+from tasks._study import Behaviour, Change, Found, Measure, Part, Picture, Read, Reading, Study, codes
 from tasks.decoy import study as decoy_study
 from worldprobe._cli import main, studies
 from worldprobe._rows import pick
@@ -135,6 +136,28 @@ def test_a_study_names_readings_that_it_has():
               changes=[Change("c", "", decoy.cases, {"p": [part]})])
     with pytest.raises(ValueError, match="two readings of x are called 'here'"):
         Study("x", "", "", "m", readings=[Reading("here", "y", "", decoy.load)] * 2)
+
+
+def test_a_check_passes_when_it_does_on_every_repeat_of_the_model(monkeypatch, capsys, tmp_path):
+    def right(found: Found):
+        row = pick(found.table, metric="right").iloc[0]
+        return check("answers", None, (row["value"],), "given", found.model == "decoy" or not strict)
+
+    def study(model: str = "decoy") -> Study:
+        answers = Behaviour(lambda bridge, n, seed: pd.DataFrame({"right": np.ones(n), "group": np.arange(n)}),
+                            {"right": "right answers"}, n=30, quick=30)
+        return Study("decoy", "{model}", "", model, behaviour=answers, repeats=["decoy-1"] if model == "decoy" else (),
+                     checks=[right])
+
+    monkeypatch.setattr(decoy_study, "study", study)
+    for strict, code in ((False, 0), (True, 1)):
+        out = tmp_path / str(strict)
+        assert main([*ARGV, str(out)]) == code
+        (found,) = json.loads((out / "checks.json").read_text())
+        assert found["pass"] is not strict and [p["what"] for p in found["parts"]] == ["the same of decoy-1"]
+        assert "the same of decoy-1" in capsys.readouterr().out and (out / "decoy-1" / "report.html").exists()
+        page = (out / "report.html").read_text()
+        assert f"{0 if strict else 1} of 1 pass" in page and "the same of decoy-1" in page
 
 
 def test_every_task_with_a_study_is_listed():
