@@ -36,11 +36,13 @@ Edited = dict[Site, list[At]]
 
 @dataclass
 class _Batch:
-    """Cases of equal length: where they stand in the output, their case numbers, their tokens."""
+    """Cases of equal length: where they stand in the output, their case numbers, their tokens, and how many of these
+    are in a cache already."""
 
     places: Int[Tensor, " batch"]
     rows: Int[Tensor, " batch"]
     tokens: Int[Tensor, "batch pos"]
+    seen: int = 0
 
     @property
     def lengths(self) -> Int[Tensor, " batch"]:
@@ -238,7 +240,7 @@ class Sequences:
             for start in sorted(set(starts)):
                 mine = [i for i, s in enumerate(starts) if s == start]
                 for which in (mine[i : i + together] for i in range(0, len(mine), together)):
-                    now = _Pass([edited[i] for i in which], batch)
+                    now = _Pass([edited[i] for i in which], batch, seen=batch.seen)
                     with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(now, read)):
                         logits = self._logits(batch, len(which), start, entering.get(start))
                     yield which, batch, logits, now.kept

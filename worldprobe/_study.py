@@ -25,11 +25,13 @@ from tasks._study import Found, Study
 from ._cli import no_such
 from ._run import Run, open_run
 from ._study_behaviour import behaviour_rows
-from ._study_changes import change_stages
+from ._study_changes import N_RANDOM, change_stages
 from ._study_dynamics import dynamics_stages
 from ._study_generalise import generalise_stages
 from ._study_measures import measure_stages
 from ._study_readings import reading_stages
+
+ARMS = (600, 250)  # of a whole and of a quick study, per place: scans, and doses with their controls
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,10 @@ def plan(task: str, model: str | None = None, *, prompts: int | None = None, n_c
         lines.append(f"reading {r.name}: {r.n:,} prompts, about {examples:,.0f} examples, {targets} targets of "
                      f"{r.label}; {', '.join(r.probes)}")
     for c in study.changes:
-        arms = 100 * (layers + 1) * len(c.places)
-        seconds += arms * c.n * 2 * parameters * 10 / 2e10 / 2
+        few_cases, n_places = c.cases(min(c.n, 8), seed), len(c.places)
+        arms = (ARMS[quick] + 2 * (layers + 1) * (N_RANDOM + 4)) * n_places
+        tokens = float(few_cases.lengths.double().mean())
+        seconds += arms * c.n / 2 * tokens / 2 * 2 * parameters / 2e10
         lines.append(f"change {c.name}: {c.n:,} cases at {', '.join(c.places)}; about {arms:,} arms")
     if study.measures:
         lines.append(f"measures: {', '.join(m.name for m in study.measures)}")

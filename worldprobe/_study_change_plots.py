@@ -141,7 +141,8 @@ def short(stream: str, layer: int) -> str:
 def _curve(ax: Axes, rows: pd.DataFrame, start: float, colour: str, marker: str, name: str) -> None:
     x, y = rows["alpha"].to_numpy(float), rows["value"].to_numpy(float)
     ax.vlines(x, rows["ci_low"].astype(float), rows["ci_high"].astype(float), color=colour, lw=1.3, zorder=3)
-    ax.plot([0, *x], [start, *y], color=colour, lw=1.5, zorder=3)
+    if len(x) > 1:  # of one dose there is no line to draw
+        ax.plot([0, *x], [start, *y], color=colour, lw=1.5, zorder=3)
     ax.plot(x, y, marker, color=colour, ms=5, mec=PAPER, mew=0.6, zorder=4, label=name)
 
 

@@ -196,8 +196,9 @@ def _exhibits(rows: pd.DataFrame, tried: pd.DataFrame, chosen: dict[str, pd.Seri
             yield Exhibit(
                 f"{verb}: dose and response" + ("" if few[0] == next(iter(mine))[0] else f", {few[0]}"),
                 dose_panels(rows, shown, verb, metric, NAMES[metric]),
-                "A panel per place, every direction at the layer chosen for it. Dashed: the prompt tells of the "
-                f"change; dotted: the whole activation patched. {n} {whiskers} {BAND.format(n=_draws(rows, metric))}")
+                "A panel per place, every direction at the layer and dose chosen for it, the best one at every dose. "
+                "Dashed: the prompt tells of the change; dotted: the whole activation patched. "
+                f"{n} {whiskers} {BAND.format(n=_draws(rows, metric))}")
 
 
 def _places(rows: pd.DataFrame, chosen: dict[str, pd.Series], change: Change) -> Table:

@@ -2,8 +2,9 @@
 
 For every change and every place: what the place's readings write is learned from their training prompts at every site;
 every way to write is tried at every site and dose on one half of the cases, and reported with its controls, where it
-did most there, on the other half; the best way is reported at every other site, too; and whole activations are patched
-from prompts that tell of the change. Everything is a stage of the run folder.
+did most there, on the other half, the best direction of every verb at all doses; the best way is reported at every
+other site, too; and whole activations are patched from prompts that tell of the change. Everything is a stage of the
+run folder.
 """
 
 import functools
@@ -22,6 +23,7 @@ from interventions._joint import JointEdits, Spot, joint_arm, joint_effect, join
 from interventions._metrics import ANSWER_METRICS
 from interventions._places import Positions
 from interventions._runs import Run as ModelRun
+from interventions._tails import tails
 from probing import Site, extract, residual_sites
 from probing._threads import single_threaded
 from tasks import Counterfactuals, LabelledPrompts
@@ -164,9 +166,12 @@ class Bench:
         by = self.change.by
         chosen = {way: best_of(scan, way, by) for way, scan in scans.items()}
         best, tables = min(chosen.values(), key=lambda c: c.rank), []
+        followed = {verb: min((c for c in chosen.values() if c.way.verb == verb), key=lambda c: c.rank).way
+                    for verb in dict.fromkeys(way.verb for way in chosen)}  # at all doses, with all controls
         for way, one in chosen.items():
+            doses = way.doses[self.quick] if way in followed.values() else [one.alpha]
             tables.append(self._stage(place, f"report-{way.name}", functools.partial(
-                at.report, way, one.site, way.doses[self.quick], one.alpha)))
+                at.report, way, one.site, doses, one.alpha)))
             self.folder.log(f"{self.change.name}, {place}, {way.verb} {way.direction}: "
                             + headline(tables[-1], one.site, one.alpha, by))
         elsewhere = [best_of(scans[best.way], best.way, by, site) for site in at.varying if site != best.site]
@@ -237,8 +242,7 @@ class Place:
     @functools.cached_property
     def run(self) -> ModelRun:
         """The cheapest run that can be edited here."""
-        last = all(isinstance(p, int) for p in self.positions)
-        return (LastToken if last else Sequences).of(self.bench.model, self.bench.cases)
+        return tails(self.bench.model, self.bench.cases, self.positions)
 
     @functools.cached_property
     def sources(self) -> dict[Spot, Float[Tensor, "case d_model"]]:

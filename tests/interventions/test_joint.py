@@ -8,6 +8,7 @@ import torch
 
 from interventions import LastToken, Sequences, effect, patch_from, steer
 from interventions._joint import Spot, joint_arm, joint_effect, joint_scan
+from interventions._tails import tails
 from probing import Site
 from probing._results import KEY, validate
 
@@ -29,7 +30,7 @@ def test_one_part_is_effect(gpt2, cases, late, random, where):
                    positions=positions, others={"other": {SITE: other}},
                    arms={"full_patch": {SITE: patch_from(other)}}, metrics=["log_odds"], planned=1.0, **SAID)
     spot = Spot("resid_post", 1)
-    run = (LastToken if where == "last" else Sequences).of(gpt2, cases)
+    run = tails(gpt2, cases, [positions])
     joint = joint_effect(run, cases, lambda a: {spot: steer(v, a)}, [positions],
                          alphas=[1.0, -2.0], others={"other": {spot: other}}, full_patch={spot: patch_from(other)},
                          metrics=["log_odds"], planned=1.0, identity={"positions": where}, **SAID)
