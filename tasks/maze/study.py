@@ -80,9 +80,9 @@ def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None,
         ],
         changes=[
             Change("add", "a passage is added that shortens the rest of the path", partial(_seeded, changed, "add"),
-                   _places(names), n=480, quick=160, groups="mazes"),
+                   _places(names), n=240, quick=120, groups="mazes"),
             Change("remove", "the passage is removed that the path takes next", partial(_seeded, changed, "remove"),
-                   _places(names), n=480, quick=160, groups="mazes"),
+                   _places(names), n=240, quick=120, groups="mazes"),
         ],
         measures=[
             Measure("adjacency", "Heads that look one passage ahead. From the cells of the path, attention to other "
