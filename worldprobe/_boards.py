@@ -14,8 +14,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from tasks._svg import Svg
 from tasks.othello._engine import BLACK, square_name
-from worldprobe._ink import FONT, INK, MUTED, Plot, Svg, plot, words
+from worldprobe._ink import FONT, INK, MUTED, Plot, plot, words
 from worldprobe._plots import colour_bar, heat
 from worldprobe._rows import control_name, metric_name, pick, require
 

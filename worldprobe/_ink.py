@@ -22,13 +22,6 @@ THEME = {"ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER} | {f"s{i}": c
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-class Svg(str):
-    """SVG text that a notebook shows as the picture it is."""
-
-    def _repr_svg_(self) -> str:
-        return str(self)
-
-
 class Plot(Figure):
     """A matplotlib figure that belongs to no window and that a notebook shows as SVG.
 

@@ -21,8 +21,8 @@ Model = Callable[[Tensor], Tensor]  # (prompt, pos) token ids -> (prompt, pos, d
 NO_CELL = -2  # in a path: the model wrote a word that is neither a cell nor <PATH_END>
 
 
-def behaviour(model: Model, mazes: Mazes, seed: int | Sequence[int] = 0, *, roll: bool = True,
-              batch_size: int = 64) -> pd.DataFrame:
+def behaviour(model: Model, mazes: Mazes, seed: int | Sequence[int] = 0, *, roll: bool = True, batch_size: int = 64,
+              listed: str = "random") -> pd.DataFrame:
     """One row per maze; means over rows are the rates of the papers.
 
     Greedy paths (a rollout is exact if and only if every token of the true path is the most likely one after those
@@ -34,9 +34,9 @@ def behaviour(model: Model, mazes: Mazes, seed: int | Sequence[int] = 0, *, roll
     Decisions are path cells with more than one way forward: `n_decisions`, `decision` (share right), `chance` (of a
     uniform choice), and the same at origins with two passages or more: `origin_decision`, `origin_chance`; missing
     where there is none. `walker` is the chance that somebody who knows the maze, never turns back and chooses
-    uniformly walks the path.
+    uniformly walks the path. `seed` and `listed` are those of `tokenise`.
     """
-    made = tokenise(mazes, seed)
+    made = tokenise(mazes, seed, listed)
     tokens, n_nodes, maze = torch.from_numpy(made.tokens), mazes.n_nodes, np.arange(len(mazes))
     said = _said(model, tokens, made.path_start, mazes.paths.shape[1] + 1, batch_size)
     right, asked = _right(mazes, said), np.arange(said.shape[1]) <= n_nodes[:, None]

@@ -38,7 +38,7 @@ _SEEDS = 2 << 32  # other mazes than those of the trainer and of `load`
 
 
 def cases(kind: str = "add", n: int = 500, size: int | tuple[int, int] = 5, seed: int = 0, *, generator: str = "dfs",
-          mazes: Mazes | None = None, **options) -> Counterfactuals:
+          mazes: Mazes | None = None, within: int | tuple[int, int] | None = None, **options) -> Counterfactuals:
     """Mazes with one passage to change inside the model, and the right next cells before and after.
 
     `add`: a passage from the last cell that shortens the rest of the path by two steps or more; right afterwards is the
@@ -47,6 +47,7 @@ def cases(kind: str = "add", n: int = 500, size: int | tuple[int, int] = 5, seed
 
     Args:
         mazes: Your own instead of random ones: a case of each that offers one, at most `n`.
+        within: Size of a larger lattice in whose words the mazes are told, as in `load`.
     Returns:
         Counterfactuals whose `cases` also has `witness` (the edited prompt as text; `to_ids` reads it), `node` (steps
         from the origin), `cell` (where the prompt ends), `direction` (from there to the other end of the passage),
@@ -55,17 +56,17 @@ def cases(kind: str = "add", n: int = 500, size: int | tuple[int, int] = 5, seed
         `pos:path_start`. Equal mazes form one `group` and lie in one half.
     Source: kinds after Spies et al., arXiv:2412.11867; the slot and its stand-in are ours.
     """
-    made = _make(kind, n, size, seed, generator, mazes, options)
+    made = _make(kind, n, size, seed, generator, mazes, within, options)
     return Counterfactuals(task=made.task, kind=f"passage to {kind}", scheme="passage",
                            tokens=torch.from_numpy(made.tokens), lengths=torch.from_numpy(made.lengths),
                            cases=made.table, right_before=made.right_before, right_after=made.right_after)
 
 
 def pairs(kind: str = "add", n: int = 200, size: int | tuple[int, int] = 5, seed: int = 0, *, generator: str = "dfs",
-          mazes: Mazes | None = None, **options) -> PromptPairs:
+          mazes: Mazes | None = None, within: int | tuple[int, int] | None = None, **options) -> PromptPairs:
     """The prompts of `cases` as they are (clean) and their edited prompts (corrupted): at most the two cells of the
     slot differ. Positions are those of `cases`."""
-    made = _make(kind, n, size, seed, generator, mazes, options)
+    made = _make(kind, n, size, seed, generator, mazes, within, options)
     kept = ["group", "split", *(c for c in made.table if c.startswith(NAMED))]
     return PromptPairs(made.task, f"passage to {kind}", torch.from_numpy(made.tokens), torch.from_numpy(made.edited),
                        torch.from_numpy(made.lengths), made.table[kept], made.right_before, made.right_after)
@@ -82,11 +83,11 @@ class _Made(NamedTuple):
 
 
 def _make(kind: str, n: int, size: int | tuple[int, int], seed: int, generator: str, own: Mazes | None,
-          options: dict) -> _Made:
+          within: int | tuple[int, int] | None, options: dict) -> _Made:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
     rng = np.random.default_rng([_SEEDS + seed, KINDS.index(kind), 1])
-    mazes, node, cell = _choose(kind, n, size, seed, generator, own, options, rng)
+    mazes, node, cell = _choose(kind, n, size, seed, generator, own, within, options, rng)
     row, shape, size = np.arange(len(mazes)), mazes.shape, mazes.shape
     here, onward = mazes.paths[row, node], mazes.paths[row, node + 1]
     edge = _number(here, cell, shape)
@@ -114,13 +115,14 @@ def _make(kind: str, n: int, size: int | tuple[int, int], seed: int, generator: 
     return _Made(task_name(size), tokens, edited, lengths, table, before, after)
 
 
-def _choose(kind: str, n: int, size, seed: int, generator: str, own: Mazes | None, options: dict,
+def _choose(kind: str, n: int, size, seed: int, generator: str, own: Mazes | None, within, options: dict,
             rng: np.random.Generator) -> tuple[Mazes, Int[ndarray, " case"], Int[ndarray, " case"]]:
     """Mazes, a step of the path of each, and the cell to which a passage is added or removed there, drawn uniformly
     from what the maze offers."""
     for most in (4 * n + 50, 16 * n + 200, 64 * n + 800) if own is None else (len(own),):
         mazes = own if own is not None else random_mazes(most, size, generator, _SEEDS + seed,
                                                          **{"reserved": True} | options)
+        mazes = mazes if within is None else mazes.within(within)
         offers = _offers(kind, mazes) & is_tree(mazes)[:, None, None]
         keys = np.where(offers, rng.random(offers.shape), -1).reshape(len(mazes), -1)
         good = np.flatnonzero(keys.max(1) >= 0)[:n]

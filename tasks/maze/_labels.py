@@ -20,7 +20,8 @@ _SEEDS = 1 << 32  # the trainer's seeds are small numbers, so that no seed of `l
 
 
 def load(n: int | None = None, seed: int = 0, size: int | tuple[int, int] = 5, at: str = "path_start", *,
-         generator: str = "dfs", mazes: Mazes | None = None, **options) -> LabelledPrompts:
+         generator: str = "dfs", mazes: Mazes | None = None, within: int | tuple[int, int] | None = None,
+         listed: str = "random", **options) -> LabelledPrompts:
     """`n` random mazes (2,000 unless given) as prompts, probed at one of four places.
 
     | `at` | examples | scheme, its targets and codes |
@@ -43,17 +44,21 @@ def load(n: int | None = None, seed: int = 0, size: int | tuple[int, int] = 5, a
         size: Side of the lattice, or (rows, columns).
         generator: And its `options`, as in `random_mazes`.
         mazes: Your own (see `solve` and `parse`) instead of random ones: all of them, or the first `n`.
+        within: Size of a larger lattice in whose corner the mazes lie and in whose words they are told, for a model of
+            that size. Edges outside of the mazes are no targets.
+        listed: Order of the passages in the prompt, `random` or `sorted`, as in `tokenise`.
     Source: Ivanitskiy et al., arXiv:2312.02566, section 3.4, which probes walls from `<PATH_START>`, border included.
     """
     if at not in PLACES:
         raise ValueError(f"at is one of {', '.join(PLACES)}, not {at!r}")
     if mazes is None:
         mazes = random_mazes(2000 if n is None else n, size, generator, _SEEDS + seed, **{"reserved": True} | options)
-    made = mazes[:n]
-    text, group = tokenise(made, (_SEEDS + seed, 1)), identities(made.connections)
+    part, made = mazes.shape, mazes[:n] if within is None else mazes[:n].within(within)
+    text, group = tokenise(made, (_SEEDS + seed, 1), listed), identities(made.connections)
     split = split_by_group(group, seed)
     labelled = {"path": _along_the_path, "edges": _at_the_edges}.get(at, _whole_map)(made, text, split == "train")
-    where = labelled.where
+    where, outside = labelled.where, set(edge_names(made.shape)) - set(edge_names(part))
+    codes = labelled.codes[[c for c in labelled.codes if c.partition("/")[2] not in outside]]
     if (named := f"{NAMED}{at}") in where:
         where = where.assign(pos=where[named])
     prompt = where["prompt"].to_numpy()
@@ -63,7 +68,7 @@ def load(n: int | None = None, seed: int = 0, size: int | tuple[int, int] = 5, a
         task=task_name(made.shape),
         tokens=torch.from_numpy(np.where(real, text.tokens[:, : lengths.max()], PADDING)),
         lengths=torch.from_numpy(lengths),
-        examples=pd.concat([where.assign(group=group[prompt], split=split[prompt]), labelled.codes], axis=1),
+        examples=pd.concat([where.assign(group=group[prompt], split=split[prompt]), codes], axis=1),
         classes=labelled.classes,
         shortcuts=labelled.shortcuts,
         subsets=labelled.subsets,

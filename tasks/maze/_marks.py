@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._svg import Svg
 from ._lattice import Shape, edges
 
 INK, MUTED, GRID, PAPER = "#1f2430", "#5b6475", "#dfe3ea", "#fefefe"
@@ -28,7 +29,7 @@ class Panel(NamedTuple):
     note: str = ""
 
 
-def document(panels: Sequence[Panel], shape: Shape, legend: Sequence[tuple[str, str]], title: str = "") -> str:
+def document(panels: Sequence[Panel], shape: Shape, legend: Sequence[tuple[str, str]], title: str = "") -> Svg:
     """Panels side by side, the legend to their right, a title above them all."""
     wide, high = shape[1] * SIDE, shape[0] * SIDE
     x, head, parts = 0.0, 24 if title else 0, []
@@ -42,8 +43,8 @@ def document(panels: Sequence[Panel], shape: Shape, legend: Sequence[tuple[str, 
     width = max(x + (36 + 6.0 * max(len(words) for _, words in legend) if legend else 0), 8 + 7.4 * len(title))
     height = head + TOP + max(high + 12 + 15 * max(map(len, notes)), 22 * len(legend) + 4)
     above = text(0, 14, title, 13.5, INK, "start", bold=True) if title else ""
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-            f'height="{height:.0f}" font-family="{escape(FONT)}">{above}{"".join(parts)}{"".join(keys)}</svg>')
+    return Svg(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+               f'height="{height:.0f}" font-family="{escape(FONT)}">{above}{"".join(parts)}{"".join(keys)}</svg>')
 
 
 def drawn_panel(panel: Panel, shape: Shape, lines: Sequence[str]) -> str:

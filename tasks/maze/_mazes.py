@@ -52,6 +52,20 @@ class Mazes:
         paths = self.paths[rows]
         return Mazes(self.connections[rows], paths[:, : max(1, int((paths >= 0).sum(1).max(initial=1)))])
 
+    def within(self, size: int | tuple[int, int]) -> "Mazes":
+        """The same mazes in the upper left corner of a larger lattice, with walls all over the rest of it: so they are
+        told in the words of that lattice.
+
+        Raises:
+            ValueError: The lattice is not larger.
+        """
+        (rows, cols), (high, wide) = self.shape, shape_of(size)
+        if high < rows or wide < cols:
+            raise ValueError(f"mazes of {rows}x{cols} do not fit into a lattice of {high}x{wide}; give a larger one")
+        connections = np.pad(self.connections, ((0, 0), (0, 0), (0, high - rows), (0, wide - cols)))
+        row, col = np.divmod(self.paths, cols)
+        return Mazes(connections, np.where(self.paths >= 0, row * wide + col, -1))
+
     @property
     def shape(self) -> Shape:
         return self.connections.shape[2:]
@@ -146,9 +160,11 @@ def solve(connections: Connections | Sequence[Bool[ndarray, "2 row col"]],
         ends: Origin and target of each, as cells (row * n_columns + column) or as (row, column) pairs; random ones of
             the component of a random cell with a passage, unless given.
     Raises:
-        ValueError: Shapes differ, a passage leads off the lattice, or no passages join two ends.
+        ValueError: Shapes differ, a passage leads off the lattice, an end lies off it, or no passages join two ends.
     """
     shapes = [np.shape(maze) for maze in connections]
+    if not shapes:
+        raise ValueError("there is no maze; give one or more")
     if other := [i for i, shape in enumerate(shapes) if shape != shapes[0] or len(shape) != 3 or shape[0] != 2]:
         raise ValueError(f"mazes must all be (2, rows, columns) of one size: maze {other[0]} is {shapes[other[0]]}, "
                          f"maze 0 is {shapes[0]}; solve each size by itself")
@@ -157,10 +173,21 @@ def solve(connections: Connections | Sequence[Bool[ndarray, "2 row col"]],
     if ends is None:
         origin, target = _random_ends(whole, np.random.default_rng(seed))
     else:
-        pairs = np.asarray(ends)
-        cells = pairs if pairs.ndim == 2 else np.ravel_multi_index(tuple(np.moveaxis(pairs, -1, 0)), shape)
-        origin, target = cells[:, 0], cells[:, 1]
+        origin, target = _cells(np.asarray(ends), len(whole), shape).T
     return Mazes(whole, shortest_paths(whole, origin, target))
+
+
+def _cells(ends: Int[ndarray, "..."], n: int, shape: Shape) -> Int[ndarray, "maze 2"]:
+    """Origin and target of each maze as cells."""
+    if ends.shape not in ((n, 2), (n, 2, 2)):
+        raise ValueError(f"ends are two cells of each maze, ({n}, 2), or their rows and columns, ({n}, 2, 2), for {n} "
+                         f"mazes; these are {ends.shape}")
+    top = np.array([shape[0] * shape[1]] if ends.ndim == 2 else shape)
+    if len(off := np.argwhere((ends < 0) | (ends >= top))):
+        maze = int(off[0, 0])
+        raise ValueError(f"an end of maze {maze} lies off its lattice of {shape[0]}x{shape[1]}: {ends[maze].tolist()}; "
+                         "rows, columns and cells count from 0")
+    return ends if ends.ndim == 2 else ends[..., 0] * shape[1] + ends[..., 1]
 
 
 def _random_ends(connections: Connections, rng: np.random.Generator) -> tuple[ndarray, ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from numpy import ndarray
 
+from .._svg import Svg
 from ._lattice import edge_names, edges, neighbours, open_edges, shape_of, ways
 from ._marks import (
     BLUE,
@@ -40,50 +41,59 @@ from ._marks import (
 from ._mazes import Mazes
 from ._tokens import CELL, PATH_END
 
+Passages = Float[ndarray, " edge"]
 
-def map_picture(mazes: Mazes, row: int, passage: Float[ndarray, " edge"] | None = None,
-                path: Sequence[int] | Int[ndarray, " step"] | None = None, title: str = "") -> str:
+
+def map_picture(mazes: Mazes, row: int, passage: Passages | Mapping[str, Passages] | None = None,
+                path: Sequence[int] | Int[ndarray, " step"] | None = None, title: str = "") -> Svg:
     """A maze as a probe reads it, over the true walls, with the true path and one that a model walked.
 
     Args:
-        passage: Probability of a passage that the probe gives to each edge.
+        passage: Probability of a passage that the probe gives to each edge, NaN where it reads none; or title of a
+            panel -> these, for several panels.
         path: Cells the model walked; what is no cell of the lattice is left out.
     """
-    is_open = open_edges(mazes.connections[row : row + 1])[0]
-    marks, legend = floor(mazes.shape), []
     true = [cell for cell in mazes.paths[row].tolist() if cell >= 0]
-    marks.append(trail(true, mazes.shape, BLUE, 11, 0.3))
+    several = isinstance(passage, Mapping)
+    drawn = [_map_panel(name, mazes, row, each, true, path)
+             for name, each in (passage.items() if several else [(title or "The maze", passage)])]
+    if passage is None:
+        legend = [(swatch(INK, 3.4), "wall")]
+    else:
+        legend = [(swatch(MUTED, 10, 0.38), "true wall"),
+                  (swatch(INK, 4.4), "read as a wall, the stronger the surer"),
+                  (swatch(ORANGE, 3.6), "read as a wall, but open"),
+                  (swatch(ORANGE, 2, dashed=True), "read as open, but a wall")]
+    legend += [(swatch(BLUE, 11, 0.3), "shortest path")]
+    legend += [(swatch(GREEN, 3.2), "path of the model")] if path is not None else []
+    legend += [(dot(11, 0, BLUE), "origin"), (target(11, 0), "target")]
+    return document(drawn, mazes.shape, legend, title if several else "")
+
+
+def _map_panel(name: str, mazes: Mazes, row: int, passage: Passages | None, true: Sequence[int],
+               path: Sequence[int] | Int[ndarray, " step"] | None) -> Panel:
+    is_open, note = open_edges(mazes.connections[row : row + 1])[0], ""
+    marks = [*floor(mazes.shape), trail(true, mazes.shape, BLUE, 11, 0.3)]
     if path is not None:
         walked = [int(cell) for cell in path if 0 <= cell < mazes.shape[0] * mazes.shape[1]]
         marks.append(trail(walked, mazes.shape, GREEN, 3.2, 1))
-    note = ""
     if passage is None:
         marks += [wall(edge, mazes.shape, INK, 3.4) for edge in np.flatnonzero(~is_open).tolist()]
-        legend += [(swatch(INK, 3.4), "wall")]
     else:
         marks += [wall(edge, mazes.shape, MUTED, 10, 0.38, cap="butt") for edge in np.flatnonzero(~is_open).tolist()]
-        read_open = passage > 0.5
-        for edge, p in enumerate(passage.tolist()):
-            wrong = read_open[edge] != is_open[edge]
+        read, read_open = ~np.isnan(passage), passage > 0.5
+        for edge in np.flatnonzero(read).tolist():
+            p, wrong = float(passage[edge]), read_open[edge] != is_open[edge]
             if wrong and read_open[edge]:  # a wall that is not seen: what is left of it stays pale
                 marks.append(wall(edge, mazes.shape, ORANGE, 2, dashed=True))
             elif p < 0.98:
                 marks.append(wall(edge, mazes.shape, ORANGE if wrong else INK, 4.4 - 3 * p, 1 - p))
-        right = int((read_open == is_open).sum())
-        note = f"{right} of {len(is_open)} edges read rightly"
-        legend += [(swatch(MUTED, 10, 0.38), "true wall"),
-                   (swatch(INK, 4.4), "read as a wall, the stronger the surer"),
-                   (swatch(ORANGE, 3.6), "read as a wall, but open"),
-                   (swatch(ORANGE, 2, dashed=True), "read as open, but a wall")]
-    marks += [border(mazes.shape), *ends(true, mazes.shape)]
-    legend += [(swatch(BLUE, 11, 0.3), "shortest path")]
-    legend += [(swatch(GREEN, 3.2), "path of the model")] if path is not None else []
-    legend += [(dot(11, 0, BLUE), "origin"), (target(11, 0), "target")]
-    return document([Panel(title or "The maze", marks, note)], mazes.shape, legend)
+        note = f"{(read_open == is_open)[read].sum()} of {read.sum()} edges read rightly"
+    return Panel(name, [*marks, border(mazes.shape), *ends(true, mazes.shape)], note)
 
 
 def edit_picture(mazes: Mazes, row: int, edge: str, node: int, panels: Mapping[str, Num[ndarray, " d_vocab"]],
-                 title: str = "") -> str:
+                 title: str = "") -> Svg:
     """The next step before and after a passage was changed inside the model.
 
     Args:
@@ -133,7 +143,7 @@ def edit_picture(mazes: Mazes, row: int, edge: str, node: int, panels: Mapping[s
 
 
 def edge_picture(panels: Mapping[str, Float[ndarray, " edge"]], size: int | tuple[int, int] = 5, title: str = "",
-                 what: str = "accuracy") -> str:
+                 what: str = "accuracy") -> Svg:
     """A number for every edge, in percent, at its place on the lattice: several panels on one scale."""
     shape = shape_of(size)
     every = np.concatenate([np.asarray(values, float) for values in panels.values()])
@@ -150,7 +160,7 @@ def edge_picture(panels: Mapping[str, Float[ndarray, " edge"]], size: int | tupl
 
 
 def attention_picture(mazes: Mazes, row: int, panels: Mapping[str, tuple[int, Float[ndarray, " cell"]]],
-                      title: str = "") -> str:
+                      title: str = "") -> Svg:
     """Where a head looks from a cell of the path: its attention to the tokens of every cell, in percent.
 
     Args:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -11,7 +12,7 @@ from .._study import Changed, Found, Picture, Read
 from ._behaviour import walk
 from ._heads import attention_over_cells
 from ._labels import shape_named
-from ._lattice import Shape
+from ._lattice import Shape, edge_names
 from ._mazes import Mazes, draw
 from ._pictures import attention_picture, edge_picture, edit_picture, map_picture
 from ._tokens import parse, to_text
@@ -51,7 +52,13 @@ def _as_read(found: Found, read: Read, k: int) -> tuple[Mazes, Float[ndarray, " 
     tokens = read.prompts.tokens[prompt, : int(read.prompts.lengths[prompt])]
     shape = shape_named(read.prompts.task)
     mazes = parse(to_text(tokens[None].numpy(), shape), shape)
-    return mazes, np.asarray(read.values[k], float), walk(found.network, tokens, shape[0] * shape[1])
+    passage = _on_lattice(shape, read.prompts.targets("passage"), read.values[k])
+    return mazes, passage, walk(found.network, tokens, shape[0] * shape[1])
+
+
+def _on_lattice(shape: Shape, targets: Sequence[str], values) -> Float[ndarray, " edge"]:
+    """Values of some edges at their places among all of the lattice, NaN at the others."""
+    return pd.Series(np.asarray(values, float), list(targets)).reindex(edge_names(shape)).to_numpy()
 
 
 def _by_edge(found: Found, shape: Shape) -> list[Picture]:
@@ -68,7 +75,8 @@ def _by_edge(found: Found, shape: Shape) -> list[Picture]:
                                     for n in names]}
     except LookupError:
         return []
-    svg = edge_picture({name: np.array(values) for name, values in panels.items()}, shape, what="accuracy")
+    svg = edge_picture({name: _on_lattice(shape, names, values) for name, values in panels.items()}, shape,
+                       what="accuracy")
     return [Picture("Accuracy by edge", svg, f"{read.where}, test mazes; beside it what the numbers of passages of "
                     "every cell tell without a model. Each number stands where the wall would be.")]
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
 
-from ._lattice import cell_names, connect, edge_names, edges, open_edges, shape_of
+from ._lattice import Shape, cell_names, connect, edge_names, edges, open_edges, shape_of
 from ._mazes import Mazes, solve
 
 SPECIALS = ("<ADJLIST_START>", "<ADJLIST_END>", "<TARGET_START>", "<TARGET_END>", "<ORIGIN_START>", "<ORIGIN_END>",
@@ -27,6 +27,8 @@ SPECIALS = ("<ADJLIST_START>", "<ADJLIST_END>", "<TARGET_START>", "<TARGET_END>"
 (ADJLIST_START, ADJLIST_END, TARGET_START, TARGET_END, ORIGIN_START, ORIGIN_END, PATH_START, PATH_END, CONNECTOR, CLOSE,
  PADDING) = range(len(SPECIALS))
 CELL = len(SPECIALS)  # token of cell 0
+ORDERS = ("random", "sorted")  # of the passages in the list
+_CELL = re.compile(r"\((\d+),(\d+)\)")
 _NOT_PASSAGES = 10  # tokens that are neither a passage nor a cell of the path
 
 
@@ -51,20 +53,45 @@ def words(size: int | tuple[int, int] = 5) -> list[str]:
     return [*SPECIALS, *cell_names(shape_of(size))]
 
 
+def lattice_of(vocabulary: Sequence[str]) -> Shape:
+    """(rows, columns) of the lattice whose `words` a vocabulary consists of.
+
+    Raises:
+        ValueError: It is not that of mazes.
+    """
+    named = [tuple(map(int, found.groups())) for word in vocabulary if (found := _CELL.fullmatch(word))]
+    shape = (max(r for r, _ in named) + 1, max(c for _, c in named) + 1) if named else None
+    if shape is None or list(vocabulary) != words(shape):
+        raise ValueError(f"the vocabulary of {len(vocabulary)} words is not that of mazes, which is "
+                         f"{' '.join(SPECIALS[:2])} ... {SPECIALS[-1]} (0,0) (0,1) ...; train a model on them: "
+                         "python -m tasks.maze.train --help")
+    return shape
+
+
 def longest(size: int | tuple[int, int] = 5) -> int:
     """Tokens of the longest prompt there can be: every edge a passage, every cell on the path."""
     shape = shape_of(size)
     return 4 * len(edges(shape)) + _NOT_PASSAGES + shape[0] * shape[1]
 
 
-def tokenise(mazes: Mazes, seed: int | Sequence[int] = 0) -> Tokens:
+def tokenise(mazes: Mazes, seed: int | Sequence[int] = 0, listed: str = "random") -> Tokens:
     """Whole prompts, path and `<PATH_END>` included: 4 tokens per passage, 10 others and the path.
 
     Prompt i of a seed does not depend on how many mazes follow it.
+
+    Args:
+        listed: The passages in `random` order, as published, or `sorted`, in the order of `edge_names`, the cells of
+            each too.
+    Raises:
+        ValueError: Another order.
     """
+    if listed not in ORDERS:
+        raise ValueError(f"passages are listed in one of the orders {', '.join(ORDERS)}, not {listed!r}")
     is_open, pairs, maze = open_edges(mazes.connections), edges(mazes.shape), np.arange(len(mazes))
     n_open = is_open.sum(1)
     draws = np.random.default_rng(seed).random((len(mazes), 2, len(pairs)))
+    if listed == "sorted":
+        draws[:, 0], draws[:, 1] = np.arange(len(pairs)) / len(pairs), 1
     order = np.where(is_open, draws[:, 0], 2).argsort(1)
     return _written(mazes, order, n_open, draws[maze[:, None], 1, order] < 0.5)
 

@@ -1,29 +1,37 @@
 """What the study of the maze asks: where the passages are known, who follows them, and what comes of changing one.
 
     worldprobe run maze
-    worldprobe run maze --model ./mine --with size=6 --with generator=wilson
+    worldprobe run maze --with generator=wilson
+    worldprobe run maze --with size=4                       # smaller mazes, told in the words of the model's lattice
     worldprobe run maze --with mazes=mine.json
+    worldprobe run maze --model ./mine-6x6
 
 Source: Ivanitskiy et al., arXiv:2312.02566, and Spies et al., arXiv:2412.11867; what differs is said where it does.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isqrt
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
+from .. import reference_models
 from .._prompts import Counterfactuals, LabelledPrompts
 from .._study import Behaviour, Change, Measure, Part, Reading, Study, codes
 from . import _study_checks, _study_measures, _study_pictures
 from ._behaviour import behaviour
 from ._cases import cases
+from ._generators import GENERATORS
 from ._labels import load
 from ._lattice import DIRECTIONS, Shape, edge_names, identities, shape_of
 from ._mazes import Mazes, random_mazes
 from ._own import read_mazes
+from ._tokens import CELL, lattice_of
 
 _SEEDS = 3 << 32  # other mazes than those of the trainer, of `load` and of `cases`
 SINGLE = {
@@ -32,20 +40,33 @@ SINGLE = {
     "final_before_path_end": "the target at its place", "path_end": "<PATH_END> at its place"}
 
 
-def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None, model: str = "maze") -> Study:
+def study(size: int | str | None = None, generator: str = "dfs", mazes: str | None = None, model: str = "maze",
+          tokenizer: Any = None, d_vocab: int | None = None) -> Study:
     """The study of a model that walks mazes.
 
     Args:
-        size: Side of the lattice, or `4x6`; of your own mazes it is read from them.
+        size: Side of the mazes, or `4x6`; that of the model's lattice, unless given. Smaller ones are told in the words
+            of that lattice, in its corner. Of your own mazes it is read from them.
         generator: One of `GENERATORS`, for prompts, cases and behaviour.
         mazes: A file of your own mazes instead, see `read_mazes`.
         model: The reference model that is studied unless another is named.
+        tokenizer, d_vocab: Of a model that is not a reference model, if it has a tokenizer.
+    Raises:
+        ValueError: No such generator, a size that is none, or mazes for which the model has no words.
     """
+    if generator not in GENERATORS:
+        raise ValueError(f"no generator {generator!r}; there are {', '.join(GENERATORS)}")
     own = None if mazes is None else read_mazes(mazes)
-    shape = own.shape if own is not None else _shape(size)
-    made = partial(load, size=shape, generator=generator, mazes=own)
-    changed = partial(cases, size=shape, generator=generator, mazes=own)
-    names = edge_names(shape)
+    asked = own.shape if own is not None else None if size is None else _shape(size)
+    lattice = _lattice(model, tokenizer, d_vocab, asked)
+    shape = asked or lattice
+    if shape[0] > lattice[0] or shape[1] > lattice[1]:
+        raise ValueError(f"the model has words for the cells of {lattice[0]}x{lattice[1]} mazes, not of "
+                         f"{shape[0]}x{shape[1]}; take smaller ones, or train a model for them: "
+                         "python -m tasks.maze.train --size N")
+    made = partial(load, size=shape, generator=generator, mazes=own, within=lattice)
+    changed = partial(cases, size=shape, generator=generator, mazes=own, within=lattice)
+    sample, names = partial(_mazes, shape, lattice, generator, own), edge_names(shape)
     return Study(
         task="maze", title="What the model {model} knows of the maze, and uses", model=model,
         question="The model reads a maze as a list of passages in random order, then its two ends, and writes the path "
@@ -54,7 +75,7 @@ def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None,
                  "every cell can be counted without knowing where they lead, and from the counts alone four edges in "
                  "five are told rightly (by degree, beside every score). A map has to be better than that.",
         behaviour=Behaviour(
-            partial(_behaviour, shape, generator, own),
+            partial(_behaviour, sample),
             {"exact": "path without a mistake", "valid": "every step is a passage", "target": "reaches the target",
              "decision": "right where the path forks", "origin_decision": "right first step where there is a choice",
              "token": "tokens of the path"} | SINGLE,
@@ -90,15 +111,15 @@ def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None,
                     "token there over that per token of neighbours behind a wall, 1 for a head that sees the lattice "
                     "and not the maze; cell_attention and connected_attention are the attention itself, per cell of "
                     "the path. Control: the same attention, with the passages of the maze dealt anew.",
-                    partial(_study_measures.adjacency, sample=partial(_mazes, shape, generator, own)),
+                    partial(_study_measures.adjacency, sample=sample),
                     twin=False, heads="connected_attention"),
             Measure("gathering", "Heads that gather the two cells of a passage. From the ; that closes a passage, "
                     "attention to its first and second cell and their sum. Control: the same to the passage before.",
-                    partial(_study_measures.gathering, sample=partial(_mazes, shape, generator, own)), twin=False),
+                    partial(_study_measures.gathering, sample=sample), twin=False),
             Measure("embedding", "The geometry of the cells' embeddings. Pearson's correlation of their L1 distance "
                     "with the Manhattan distance of the cells, over all pairs and over near ones; p by permutation of "
                     "the cells, interval by bootstrap over cells.",
-                    partial(_study_measures.embedding, size=shape)),
+                    partial(_study_measures.embedding, size=lattice)),
         ],
         contrasts={"maze-forkless": ("path_start",)},
         checks=_study_checks.checks(shape),
@@ -107,9 +128,9 @@ def study(size: int | str = 5, generator: str = "dfs", mazes: str | None = None,
 
 
 def _shape(size: int | str) -> Shape:
-    if isinstance(size, int):
-        return shape_of(size)
-    rows, times, cols = size.partition("x")
+    if isinstance(size, int) or size.isdigit():
+        return shape_of(int(size))
+    rows, _, cols = size.partition("x")
     if not (rows.isdigit() and cols.isdigit()):
         raise ValueError(f"size is a side length or rows x columns, such as 6 or 4x6, not {size!r}")
     return shape_of((int(rows), int(cols)))
@@ -127,13 +148,27 @@ def _seeded(changed: Callable, kind: str, n: int, seed: int) -> Counterfactuals:
     return changed(kind, n, seed=seed)
 
 
-def _mazes(shape: Shape, generator: str, own: Mazes | None, n: int, seed: int) -> Mazes:
+def _lattice(model: str, tokenizer: Any, d_vocab: int | None, asked: Shape | None) -> Shape:
+    """The lattice whose cells the model has words for. Of one without a tokenizer only their number is known: it is
+    taken to be that of the mazes asked for, or square."""
+    if tokenizer is not None:
+        number = tokenizer.get_vocab()
+        return lattice_of(sorted(number, key=number.__getitem__))
+    if d_vocab is None:
+        number = json.loads((reference_models()[model] / "tokenizer.json").read_text())["model"]["vocab"]
+        return lattice_of(sorted(number, key=number.__getitem__))
+    return next((shape for shape in (asked, (isqrt(max(d_vocab - CELL, 0)),) * 2)
+                 if shape is not None and CELL + shape[0] * shape[1] == d_vocab), asked or shape_of(5))
+
+
+def _mazes(shape: Shape, lattice: Shape, generator: str, own: Mazes | None, n: int, seed: int) -> Mazes:
     """The first of your own mazes, or random ones that no reference model was trained on."""
-    return own[:n] if own is not None else random_mazes(n, shape, generator, _SEEDS + seed, reserved=True)
+    made = own[:n] if own is not None else random_mazes(n, shape, generator, _SEEDS + seed, reserved=True)
+    return made.within(lattice)
 
 
-def _behaviour(shape: Shape, generator: str, own: Mazes | None, model, n: int, seed: int) -> pd.DataFrame:
-    mazes = _mazes(shape, generator, own, n, seed)
+def _behaviour(sample: Callable[[int, int], Mazes], model, n: int, seed: int) -> pd.DataFrame:
+    mazes = sample(n, seed)
     return behaviour(model, mazes, (_SEEDS + seed, 1)).assign(group=identities(mazes.connections))
 
 

@@ -31,6 +31,7 @@ from ._lattice import distances, shortest_paths
 from ._mazes import Mazes, random_mazes
 from ._tokens import (
     CELL,
+    ORDERS,
     ORIGIN_END,
     ORIGIN_START,
     PADDING,
@@ -55,7 +56,7 @@ Packed = tuple[Tensor, Tensor, Shared]
 
 
 def batches(size: int, batch: int = BATCH, seed: int = TRAIN_SEED, *, queries: str = "several", whole: bool = False,
-            **maze):
+            listed: str = "random", **maze):
     """step -> (tokens, goals, Shared), see `pack`: a pure function of the step, so a resumed run is the same."""
     made: dict[int, Mazes] = {}
 
@@ -64,21 +65,23 @@ def batches(size: int, batch: int = BATCH, seed: int = TRAIN_SEED, *, queries: s
         if block not in made:
             made.clear()
             made[block] = random_mazes(_BLOCK * batch, size, seed=(seed, block), reserved=False, **maze)
-        return pack(made[block][place * batch : (place + 1) * batch], (seed, step), queries, whole)
+        return pack(made[block][place * batch : (place + 1) * batch], (seed, step), queries, whole, listed)
 
     return one
 
 
-def pack(mazes: Mazes, seed: tuple[int, int], queries: str = "several", whole: bool = False) -> Packed:
+def pack(mazes: Mazes, seed: tuple[int, int], queries: str = "several", whole: bool = False, listed: str = "random"
+         ) -> Packed:
     """One row per maze: its adjacency list, and random queries: `several`, as many as fit into the bins, or `one`.
 
     Args:
         whole: The tokens of the list are goals, too, not those after `<PATH_START>` alone.
+        listed: Order of the passages, as in `tokenise`.
     Returns:
         (row, pos) tokens; (row, pos) goals, the token to be predicted there and -1 where nothing is; and what
         `RotaryDecoder.forward` wants to know of the rows.
     """
-    lists = tokenise(mazes, (*seed, 0))
+    lists = tokenise(mazes, (*seed, 0), listed)
     n_list = lists.path_start - _HEAD + 1
     width, rng, most = int(n_list.max()), np.random.default_rng([*seed, 1]), _HEAD + mazes.shape[0] * mazes.shape[1]
     bins, room = (BINS, max(ROOM, most)) if queries == "several" else (1, most)
@@ -142,9 +145,9 @@ def token_loss(batch: Callable[[int], Packed]) -> Callable[[RotaryDecoder, int],
     return loss_at
 
 
-def solving(model, mazes: Mazes, roll: bool = False) -> dict[str, float]:
+def solving(model, mazes: Mazes, roll: bool = False, listed: str = "random") -> dict[str, float]:
     """Means of `behaviour` that the log keeps; decisions are pooled over mazes."""
-    rows = behaviour(model, mazes, HELD_OUT_SEED, roll=roll)
+    rows = behaviour(model, mazes, HELD_OUT_SEED, roll=roll, listed=listed)
     kept = ["exact", "token", "first_path_choice", "origin_decision", "origin_chance", "walker"]
     kept += ["valid", "target"] if roll else []
     decisions = {name: float((rows[name] * rows["n_decisions"]).sum() / rows["n_decisions"].sum())
@@ -171,7 +174,7 @@ greedily; {walker:.1%} by somebody who knows the maze and chooses at random wher
 other, untied unembedding: {parameters:.2f} M parameters.
 
 **Data.** Mazes made while training (`tasks.maze.random_mazes`, seed {data_seed}): {mazes:,} of them, none of the half
-of all mazes that is reserved for tests (`tasks.maze.is_reserved`). {queries} A prompt is the adjacency list in random
+of all mazes that is reserved for tests (`tasks.maze.is_reserved`). {queries} A prompt is the adjacency list in {order}
 order, origin, target and path, in the layout and with the strings of maze-dataset's legacy tokenizer:
 `<ADJLIST_START> (2,0) <--> (1,0) ; ... <PATH_START> (0,3) ... <PATH_END>`.
 
@@ -197,8 +200,8 @@ def write_card(out: Path, args: argparse.Namespace, kind: str, metrics: dict, ma
 
     net = AutoModelForCausalLM.from_pretrained(out).eval()
     mazes = random_mazes(2 * HELD_OUT, seed=HELD_OUT_SEED, reserved=True, **maze)
-    found = solving(lambda tokens: net(tokens).logits, mazes, roll=True)
-    long = solving(lambda tokens: net(tokens).logits, mazes[mazes.n_nodes >= min(6, mazes.n_nodes.max())], roll=True)
+    measured = partial(solving, lambda tokens: net(tokens).logits, roll=True, listed=args.listed)
+    found, long = measured(mazes), measured(mazes[mazes.n_nodes >= min(6, mazes.n_nodes.max())])
     n_queries = int(BINS * ROOM / (_HEAD + mazes.n_nodes.mean()))
     several = (f"About {n_queries} queries are asked about each maze: they share its list, which is computed once, do "
                "not see each other, and stand where each would stand alone.")
@@ -208,21 +211,22 @@ def write_card(out: Path, args: argparse.Namespace, kind: str, metrics: dict, ma
         positions=args.positions, parameters=sum(p.numel() for p in net.parameters()) / 1e6, data_seed=TRAIN_SEED,
         mazes=args.steps * BATCH, queries=several if args.queries == "several" else "One query is asked about each.",
         goals=after if args.loss == "path" else f"the tokens of the list and of {after}", steps=args.steps, batch=BATCH,
-        seed=args.seed, hours=metrics["seconds"] / 3600, held_out=len(mazes), held_out_seed=HELD_OUT_SEED,
-        arguments=_given(args), **found, **{f"{name}_6": long[name] for name in ("exact", "valid", "target")}))
+        order=args.listed, seed=args.seed, hours=metrics["seconds"] / 3600, held_out=len(mazes),
+        held_out_seed=HELD_OUT_SEED, arguments=given(args), **found,
+        **{f"{name}_6": long[name] for name in ("exact", "valid", "target")}))
     return found
 
 
-def _given(args: argparse.Namespace) -> str:
+def given(args: argparse.Namespace) -> str:
     """The command line of a training, without what is as by default."""
-    usual, flags = vars(_parser().parse_args(["--out", "."])), []
+    usual, flags = vars(parser().parse_args(["--out", "."])), []
     for name, value in vars(args).items():
         if name in ("size", "steps") or (value != usual[name] and name not in ("out", "every")):
             flags.append(f"--{name}" if value is True else f"--{name} {value}")
     return " ".join(flags)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=5, help="side of the lattice")
@@ -236,12 +240,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", type=int, default=SHAPE["n_heads"])
     parser.add_argument("--positions", choices=("rotary", "learned"), default="rotary")
     parser.add_argument("--queries", choices=("several", "one"), default="several", help="about each maze")
+    parser.add_argument("--listed", choices=ORDERS, default="random", help="order of the passages in the list")
     parser.add_argument("--loss", choices=("path", "all"), default="path", help="on the path alone, or on the list too")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     maze: dict[str, Any] = dict(size=args.size, generator=args.generator)
     if args.forkless:
         maze["do_forks"] = False
@@ -260,8 +265,9 @@ def main(argv: list[str] | None = None) -> None:
     n_parameters = sum(p.numel() for p in model.parameters())
     print(f"{args.size}x{args.size} {args.generator}, {n_parameters / 1e6:.2f}M parameters, {args.steps} steps "
           f"of {BATCH} lists, {args.queries} queries each", flush=True)
-    batch = batches(queries=args.queries, whole=args.loss == "all", **maze)
-    metrics = train(model, token_loss(batch), args.steps, args.out, evaluate=partial(solving, mazes=held_out),
+    batch = batches(queries=args.queries, whole=args.loss == "all", listed=args.listed, **maze)
+    evaluate = partial(solving, mazes=held_out, listed=args.listed)
+    metrics = train(model, token_loss(batch), args.steps, args.out, evaluate=evaluate,
                     save=save, every=args.every, snapshots=snapshots(args.steps), log=lambda s: print(s, flush=True))
     kind = f"{args.generator}{', without forks' if args.forkless else ''}"
     print(write_card(args.out, args, kind, metrics, maze), flush=True)

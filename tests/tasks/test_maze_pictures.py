@@ -48,6 +48,17 @@ def test_a_maze_is_drawn_with_its_walls(size):
         assert len(marks(root, "path", BLUE)) == len(marks(root, "path", GREEN)) == 1
 
 
+def test_two_readings_stand_side_by_side_and_edges_that_are_not_read_do_not_count():
+    mazes = maze.random_mazes(1, 4, seed=2)
+    is_open = maze.open_edges(mazes.connections)[0]
+    some = np.where(np.arange(24) < 10, is_open, np.nan)
+    one, other = (drawn(maze.map_picture(mazes, 0, read)) for read in (is_open.astype(float), some))
+    both = drawn(maze.map_picture(mazes, 0, {"All": is_open.astype(float), "Some": some}))
+    assert {"24 of 24 edges read rightly", "10 of 10 edges read rightly", "All", "Some"} <= set(words(both))
+    for colour in (INK, MUTED, ORANGE):
+        assert len(marks(both, "wall", colour)) == len(marks(one, "wall", colour)) + len(marks(other, "wall", colour))
+
+
 @pytest.mark.parametrize("size", SHAPES)
 def test_errors_of_a_reading_are_orange_and_right_walls_as_strong_as_they_are_sure(size):
     mazes = maze.random_mazes(1, size, seed=2)

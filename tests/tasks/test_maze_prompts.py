@@ -60,6 +60,20 @@ def test_orders_are_drawn_anew_for_every_seed_and_evenly():
     assert maze.to_text(maze.tokenise(same, seed=1).tokens, 3) != texts
 
 
+def test_a_sorted_list_names_the_same_passages_in_the_order_of_the_lattice():
+    mazes = maze.random_mazes(40, 4, seed=1)
+    made = maze.tokenise(mazes, seed=1, listed="sorted")
+    np.testing.assert_array_equal(made.lengths, maze.tokenise(mazes, seed=1).lengths)
+    for row, text in enumerate(maze.to_text(made.tokens, 4)):
+        names = np.array(maze.edge_names((4, 4)))[maze.open_edges(mazes.connections)[row]]
+        wanted = "".join(f"{' <--> '.join(name.split('-'))} ; " for name in names)
+        assert text.startswith(f"<ADJLIST_START> {wanted}<ADJLIST_END> <ORIGIN_START>")
+    prompts, plain = tasks.load("maze", n=40, listed="sorted"), tasks.load("maze", n=40)
+    assert prompts.examples.equals(plain.examples) and not torch.equal(prompts.tokens, plain.tokens)
+    with pytest.raises(ValueError, match="one of the orders random, sorted, not 'shuffled'"):
+        maze.tokenise(mazes, listed="shuffled")
+
+
 def test_prompt_i_of_a_seed_does_not_depend_on_n():
     few, many = tasks.load("maze", n=30, seed=5), tasks.load("maze", n=90, seed=5)
     assert torch.equal(few.tokens, many.tokens[:30])

@@ -44,7 +44,7 @@ FREE = [{"positions": "path_start", "label": "passage", "metric": "accuracy", "c
         for control, value in (("shortcut:by_degree", 0.82), ("majority", 0.6))]
 
 
-@pytest.mark.parametrize("options", [{"size": 3}, {"size": "2x4", "generator": "wilson"}])
+@pytest.mark.parametrize("options", [{"size": 3, "d_vocab": 20}, {"size": "2x4", "generator": "wilson", "d_vocab": 19}])
 def test_readings_and_cases_are_of_the_mazes_that_were_asked_for(options):
     asked = study(**options)
     shape = {3: (3, 3), "2x4": (2, 4)}[options["size"]]
@@ -54,13 +54,41 @@ def test_readings_and_cases_are_of_the_mazes_that_were_asked_for(options):
         assert set(reading.subsets) <= set(prompts.subsets)
     items = asked.behaviour.measure(lambda tokens: torch.zeros(*tokens.shape, len(maze.words(shape))), 12, 0)
     assert {*asked.behaviour.metrics, *asked.behaviour.baselines.values(), "n_decisions", "group"} <= set(items)
-    with pytest.raises(ValueError, match="size is a side length or rows x columns, such as 6 or 4x6, not 'big'"):
-        study(size="big")
+    for wrong, message in (({"size": "big"}, "size is a side length or rows x columns, such as 6 or 4x6, not 'big'"),
+                           ({"size": 1}, "a maze needs at least two cells"), ({"generator": "hedge"}, "there are dfs"),
+                           ({"size": 6}, "words for the cells of 5x5 mazes, not of 6x6; take smaller ones, or train"),
+                           ({"model": "decoy"}, "is not that of mazes, which is <ADJLIST_START>")):
+        with pytest.raises(ValueError, match=message):
+            study(**wrong)
+
+
+def test_smaller_mazes_are_told_in_the_words_of_the_model():
+    asked = study(size="2x3")
+    for reading in asked.readings:
+        prompts = reading.load(20, 1)
+        assert list(prompts.vocabulary) == maze.words(5) and prompts.task == "maze"
+        names = maze.edge_names((2, 3)) if reading.label != "local" else ["up", "down", "left", "right"]
+        assert prompts.targets(reading.label) == names
+    mazes = maze.random_mazes(20, (2, 3), seed=4).within(5)
+    text = maze.to_text(maze.tokenise(mazes).tokens)
+    again = maze.parse(text)
+    np.testing.assert_array_equal(again.connections, mazes.connections)
+    np.testing.assert_array_equal(again.paths, mazes.paths)
+    small = maze.parse(text, (2, 3))  # words of the smaller lattice tell the same mazes
+    np.testing.assert_array_equal(small.within(5).paths, mazes.paths)
+    for change in asked.changes:
+        cases = change.cases(10, 2)
+        assert set(cases.cases["target"]) <= set(maze.edge_names((2, 3)))
+        for parts in change.places.values():
+            for part in parts:
+                assert not np.isnan(part.after(cases)).all(1).any()
+    with pytest.raises(ValueError, match="mazes of 5x5 do not fit into a lattice of 4x6"):
+        mazes.within((4, 6))
 
 
 @pytest.mark.parametrize("kind", ["add", "remove"])
 def test_what_is_written_at_each_place_is_what_the_edited_prompt_says_there(kind):
-    asked = study(size=4)
+    asked = study(size=4, d_vocab=27)
     change = next(c for c in asked.changes if c.name == kind)
     cases = change.cases(30, 2)
     names, (told, _) = maze.edge_names((4, 4)), maze.to_ids(cases.cases["witness"].tolist(), 4)
@@ -143,11 +171,12 @@ def test_the_map_is_held_against_degrees_and_the_contrast_against_the_map():
     assert not poor["pass"] and not poor["parts"][0]["pass"]
 
 
-@pytest.mark.parametrize("size", [3, "2x4"])
+@pytest.mark.parametrize("size", [3, "2x4", "3 in 4"])
 def test_pictures_of_what_was_read_and_changed_are_drawn(size):
-    asked = study(size=size)
+    shape = maze.shape_of({3: 3, "2x4": (2, 4), "3 in 4": 4}[size])
+    asked = study(size="3x3" if size == "3 in 4" else size, d_vocab=len(maze.words(shape)))
     prompts = asked.readings[0].load(12, 0)
-    network = tiny(maze.shape_of({3: 3, "2x4": (2, 4)}[size]))
+    network = tiny(shape)
     read = Read(prompts, np.arange(5, 12), prompts.labels("passage")[5:12] * 0.9, "logistic, resid_post 1")
     cases = asked.changes[0].cases(10, 3)
     p = cases.right_before / cases.right_before.sum(1, keepdims=True)
@@ -176,15 +205,27 @@ def test_a_file_of_your_own_mazes_is_studied_or_refused(tmp_path):
         np.testing.assert_array_equal(read.connections, mazes.connections)
         if name != "mine.npy":
             np.testing.assert_array_equal(read.paths, mazes.paths)
-    asked = study(mazes=str(tmp_path / "mine.json"))
+    asked = study(mazes=str(tmp_path / "mine.json"), d_vocab=23)
     assert asked.readings[0].load(500, 0).tokens.shape[0] == 60
     names = set(maze.identities(mazes.connections))
     for change in asked.changes:
         assert 0 < len(cases := change.cases(400, 1)) <= 60 and set(cases.cases["group"]) <= names
     said["connections"][3] = said["connections"][3][:1]
+
+    def two(ends):
+        return f'{{"connections": [[[[0, 0], [0, 0]], [[1, 0], [0, 0]]]], "ends": [{ends}]}}'
+
     for name, text, message in (("bad.json", json.dumps(said), "maze 3 is .* maze 0 is .*solve each size by itself"),
                                 ("no.json", '{"mazes": []}', "bad.json|no.json is no file of mazes: it has no 'conn"),
+                                ("ragged.json", "[[[1, 0], [1]]]", "maze 0 is not two planes of rows and columns"),
+                                ("five.json", "5", "five.json is no file of mazes: .*not iterable"),
+                                ("empty.json", "[]", "there is no maze; give one"),
+                                ("off.json", two('[[0, 0], [2, 0]]'), r"an end of maze 0 lies off its lattice of 2x2"),
+                                ("cut.json", two('[[0, 0], [1, 1]]'), r"no passages join \(0,0\) and \(1,1\)"),
+                                ("many.json", two("[0, 1], [0, 1]"), r"for 1 mazes; these are \(2, 2\)"),
                                 ("bad.txt", "once upon a time", "no line names a cell"),
+                                ("start.txt", "<ADJLIST_START> (0,0) <--> (0,1) ; <ADJLIST_END> <ORIGIN_START> (0,0) "
+                                 "<ORIGIN_END> <TARGET_START> (0,1) <TARGET_END>", "it has no <PATH_START>"),
                                 ("bad.csv", "", r"read from .npy, .json or .txt, not from 'bad.csv'")):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=message):
