@@ -58,6 +58,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_structural": "StructuralProbe node_pairs",
     "_subspaces": "Subspace",
     "_sweep": "Sweep best correct_p_values sweep",
+    "_ttpd": "TTPDProbe",
     "_v_information": "pointwise_v_information v_information",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names.split()}

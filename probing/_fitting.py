@@ -1,7 +1,7 @@
 """Fitting one probe on many answers to the same states: real labels, shuffled ones and every penalty in one solve."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,8 @@ def fit_and_choose(choices: Candidates, X: Float[ndarray, "example feature"], ar
     """
     train, watched, held = arms[0].train, arms[0].splits["validation"], arms[0].held
     fitted = fit_columns(choices, X[train], [arm.Y[train] for arm in arms], arms[0].groups[train],
-                         (X[watched], [arm.Y[watched] for arm in arms]))
+                         (X[watched], [arm.Y[watched] for arm in arms]),
+                         [{name: codes[train] for name, codes in arm.beside.items()} for arm in arms])
     X = X[held]
     return [_choose(probes, X, arm) for probes, arm in zip(fitted, arms, strict=True)]
 
@@ -72,18 +73,20 @@ def fit_columns(
     answers: Sequence[Shaped[ndarray, "train target"]],
     groups: Shaped[ndarray, " train"],
     watched: tuple[Float[ndarray, "validation feature"], Sequence[Shaped[ndarray, "validation target"]]] | None = None,
+    beside: Sequence[Mapping[str, Shaped[ndarray, " train"]]] | None = None,
 ) -> list[list[Any]]:
     """Each candidate fitted on each of the answers: [answer][candidate].
 
     A probe that solves every target by itself takes all answers as columns of one solve, and all penalties where it
     allows one for each column. A probe whose `fit` takes groups (to choose its penalty without help from the same
     group) is given them; one that takes `validation` (to stop where it is best there) is given `watched`, rows and
-    each answer to them, unless they hold labels that training does not.
+    each answer to them, unless they hold classes that training does not; one that takes another label by its name
+    (`polarity`) is given it, out of what stands `beside` each of the answers.
     """
     if not stacks(choices):
         pairs = [(watched[0], _one_or_many(V)) for V in watched[1]] if watched else [None] * len(answers)
-        return [[_fit(choice, X, _one_or_many(Y), groups, pair) for choice in choices]
-                for Y, pair in zip(answers, pairs, strict=True)]
+        return [[_fit(choice, X, _one_or_many(Y), groups, pair, more) for choice in choices]
+                for Y, pair, more in zip(answers, pairs, beside or [{}] * len(answers), strict=True)]
     whole = np.concatenate(answers, axis=1)
     ends = np.cumsum([Y.shape[1] for Y in answers])
     parts = [slice(end - Y.shape[1], end) for Y, end in zip(answers, ends, strict=True)]
@@ -104,10 +107,11 @@ def stacks(choices: Candidates) -> bool:
 
 
 def _fit(choice: BaseEstimator, X: ndarray, Y: ndarray, groups: ndarray,
-         watched: tuple[ndarray, ndarray] | None = None) -> Any:
+         watched: tuple[ndarray, ndarray] | None = None, beside: Mapping[str, ndarray] | None = None) -> Any:
     more: dict[str, Any] = {"groups": groups} if has_fit_parameter(choice, "groups") else {}
-    if watched and has_fit_parameter(choice, "validation") and np.isin(watched[1], Y).all():
-        more["validation"] = watched
+    if watched and has_fit_parameter(choice, "validation"):
+        more |= {"validation": watched} if is_regressor(choice) or np.isin(watched[1], Y).all() else {}
+    more |= {name: codes for name, codes in (beside or {}).items() if has_fit_parameter(choice, name)}
     return clone(choice).fit(X, Y, **more)
 
 

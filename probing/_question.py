@@ -25,6 +25,8 @@ class Question:
         targets: Names of the columns of Y.
         subsets: Name -> mask of the cells that are scored apart.
         where: Where in its prompt every example stands, what that and a target are called, as in `LabelledPrompts.by`.
+        beside: Codes of the other schemes that have classes and one target, (example,): for probes whose `fit` asks for
+            one of them by its name.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Question:
     where: Shaped[ndarray, " example"]
     by: tuple[str, str] = ("pos", "target")
     subsets: Mapping[str, Bool[ndarray, "example target"]] = field(default_factory=dict)
+    beside: Mapping[str, Shaped[ndarray, " example"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, prompts: LabelledPrompts, label: str, splits: Splits | None = None) -> "Question":
@@ -52,7 +55,8 @@ class Question:
         _check(label, Y, n_classes, prompts.classes.get(label, ()))
         return cls(label, Y if n_classes else Y.astype(np.float64), n_classes, prompts.examples["group"].to_numpy(),
                    splits, targets, prompts.examples[prompts.by[0]].to_numpy(), prompts.by,
-                   {name: mask for name, mask in prompts.subsets.items() if mask.shape == Y.shape})
+                   {name: mask for name, mask in prompts.subsets.items() if mask.shape == Y.shape},
+                   _beside(prompts, label))
 
     @property
     def metric(self) -> str:
@@ -88,6 +92,12 @@ class Question:
             giver = rng.permutation(len(sizes))[index]
             row[there] = there[order[starts[giver] + rank % sizes[giver]]]
         return replace(self, Y=self.Y[row], subsets={name: mask[row] for name, mask in self.subsets.items()})
+
+
+def _beside(prompts: LabelledPrompts, label: str) -> dict[str, ndarray]:
+    others = {scheme: prompts.targets(scheme) for scheme in prompts.classes if scheme != label}
+    return {scheme: prompts.examples[f"{scheme}/{targets[0]}"].to_numpy() for scheme, targets in others.items()
+            if len(targets) == 1}
 
 
 def _check(label: str, Y: ndarray, n_classes: int, names: Sequence[str]) -> None:

@@ -212,6 +212,8 @@ def _joined(here: Question, there: Question, test: Bool[ndarray, " example"]) ->
     splits = {s: np.concatenate([here.splits[s], none]) for s in ("train", "validation")}
     return replace(here, Y=np.concatenate([here.Y, there.Y]), groups=np.concatenate([here.groups, there.groups]),
                    where=np.concatenate([here.where, there.where]), subsets={},
+                   beside={name: np.concatenate([codes, np.zeros(len(there.Y), codes.dtype)])  # only fitting asks
+                           for name, codes in here.beside.items()},
                    splits=splits | {"test": np.concatenate([nothing, test])})
 
 

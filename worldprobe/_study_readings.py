@@ -17,6 +17,7 @@ from probing import (
     MLPRegressorProbe,
     RidgeProbe,
     Site,
+    TTPDProbe,
     extract,
     load_model,
     residual_sites,
@@ -35,7 +36,7 @@ PROBES: dict[str, Any] = {
     "logistic": [LogisticProbe(C=c, tol=1e-2) for c in (0.01, 0.1, 1.0)],
     "logistic_no_bias": [LogisticProbe(C=c, bias=False, tol=1e-2) for c in (0.01, 0.1, 1.0)],
     "mass_mean": MassMeanProbe(), "lda": LDAProbe(), "ridge": RidgeProbe(), "mlp": MLPProbe(lr=0.01),
-    "mlp_regression": MLPRegressorProbe(),
+    "mlp_regression": MLPRegressorProbe(), "ttpd": TTPDProbe(tol=1e-2),
 }
 
 
