@@ -91,7 +91,9 @@ def validate(table: pd.DataFrame, version: int = SCHEMA_VERSION) -> pd.DataFrame
     table = _typed(table, fill=False).reset_index(drop=True)
     if table.empty:
         raise ResultsError("a results table needs at least one row, it has none; run the study before saving it")
-    rules = (_numbers, _context, _intervals, _keys, partial(_probes, version), _chances, _effects)
+    codes = _codes(table)
+    rules = (_numbers, _context, _intervals, _keys, partial(_probes, version, codes), _chances,
+             partial(_effects, codes))
     problems = [_problem(table, bad, text) for rule in rules for bad, text in rule(table) if bad.any()]
     if problems:
         raise ResultsError("\n".join(problems))
@@ -106,11 +108,15 @@ def _typed(table: pd.DataFrame, fill: bool) -> pd.DataFrame:
     if missing and not fill:
         raise ResultsError(f"columns {missing} are missing; build the table with results_frame(rows), which adds them")
     try:
-        return pd.DataFrame({c: pd.Series(table.get(c, np.nan), index=table.index).astype(dtype)
-                             for c, (dtype, _) in COLUMNS.items()})
+        nothing = pd.Series(np.nan, index=table.index)
+        return pd.DataFrame({c: _as(table[c] if c in table else nothing, dtype) for c, (dtype, _) in COLUMNS.items()})
     except (TypeError, ValueError) as error:
         column = next(c for c, (dtype, _) in COLUMNS.items() if c in table and not _fits(table[c], dtype))
         raise ResultsError(f"column {column!r} must be {COLUMNS[column][0]}: {error}") from error
+
+
+def _as(values: pd.Series, dtype: str) -> pd.Series:
+    return values if values.dtype == dtype else values.astype(dtype)
 
 
 def _fits(values: pd.Series, dtype: str) -> bool:
@@ -179,53 +185,73 @@ def _chances(table: pd.DataFrame) -> Rule:
     yield lone, "a p-value without its correction over the table; set p_adjusted and correction (see correct_p_values)."
 
 
-def _probes(version: int, table: pd.DataFrame) -> Rule:
+def _probes(version: int, codes: "Codes", table: pd.DataFrame) -> Rule:
     real = _lacks(table, "intervention") & _lacks(table, "control")
     nameless = _lacks(table, "probe")
     scored = ~_lacks(table, "label")
     yield real & nameless & scored, "a label is scored, but by what? Set probe, or for a baseline control."
     probes = real & ~nameless
+    control = table["control"].fillna("").astype(object).to_numpy()
     fix = "add that control with the same {0}, or drop the row."
     for name in ("majority", "shuffled_labels", "random_init", "input_only")[: 3 if version == 1 else None]:
         exact = [*_SAME_SCORE, "probe"] if name != "majority" else _SAME_SCORE
-        bad = probes & ~_beside(table, table[table["control"] == name], exact, ["model", "revision"])
+        bad = probes & ~_beside(codes, control == name, exact, ["model", "revision"])
         yield bad, f"a probe without its control {name!r}; " + fix.format(", ".join(["model", *exact]))
-    shortcuts = table[table["control"].fillna("").str.startswith("shortcut:") & table["intervention"].isna()]
-    for name, rows in shortcuts.groupby("control"):
-        due = probes & _beside(table, rows, ["task", "label"], [])
-        bad = due & ~_beside(table, rows, _SAME_SCORE, ["model", "revision"])
+    edited = ~_lacks(table, "intervention")
+    for name in sorted({c for c in control if c.startswith("shortcut:")}):
+        rows = (control == name) & ~edited
+        due = probes & _beside(codes, rows, ["task", "label"], [])
+        bad = due & ~_beside(codes, rows, _SAME_SCORE, ["model", "revision"])
         yield bad, f"a probe without the control {name!r} of its label; " + fix.format(", ".join(_SAME_SCORE))
 
 
-def _effects(table: pd.DataFrame) -> Rule:
-    of_doses = table["metric"].str.startswith("alpha").fillna(False).to_numpy(bool)  # no edit has no such dose
-    effects = ~_lacks(table, "intervention") & _lacks(table, "control") & ~of_doses
-    edits = table[~table["intervention"].isna()]
+def _effects(codes: "Codes", table: pd.DataFrame) -> Rule:
+    metric = table["metric"].fillna("")
+    of_doses = metric.str.startswith("alpha").to_numpy(bool)  # no edit has no such dose
+    edits, bands = ~_lacks(table, "intervention"), table["control"].isin(BANDS).to_numpy(bool)
+    effects = edits & _lacks(table, "control") & ~of_doses
     same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit", "positions"]
-    bad = effects & ~_beside(table, edits[edits["control"] == "null"], same, arm)
+    null = edits & (table["control"] == "null").fillna(False).to_numpy(bool)
+    bad = effects & ~_beside(codes, null, same, arm)
     yield bad, f"an effect without its 'null' (no edit); add one with the same {', '.join(same)}, and arm or none."
-    bands = edits[edits["control"].isin(BANDS)]
-    bad = effects & ~_beside(table, bands, [*same, *arm], [])
+    bad = effects & ~_beside(codes, edits & bands, [*same, *arm], [])
     yield bad, (f"an effect without its 'random_direction' band; add one with the same {', '.join([*same, *arm])}: "
                 "mean of the draws, their 5th and 95th percentile, and n = draws.")
-    contrasts = table["metric"].str.endswith(("_difference", "_over_band")).fillna(False)  # n counts cases there
-    few = table["control"].isin(BANDS) & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS) & ~contrasts
-    yield few.to_numpy(bool), f"a band of fewer than {MIN_DRAWS} random draws; draw at least {MIN_DRAWS}."
+    contrasts = metric.str.endswith(("_difference", "_over_band")).to_numpy(bool)  # n counts cases there
+    few = bands & (table["n"].fillna(MIN_DRAWS) < MIN_DRAWS).to_numpy(bool) & ~contrasts
+    yield few, f"a band of fewer than {MIN_DRAWS} random draws; draw at least {MIN_DRAWS}."
 
 
 def _lacks(table: pd.DataFrame, column: str) -> np.ndarray:
     return table[column].isna().to_numpy()
 
 
-def _beside(table: pd.DataFrame, controls: pd.DataFrame, exact: list[str], optional: list[str]) -> np.ndarray:
-    """Which rows of `table` have a row of `controls` that agrees on `exact`, and on those of `optional` that the
-    control states: (row,)."""
-    found = np.zeros(len(table), bool)
-    stated = controls[optional].notna().to_numpy(bool)
+Codes = Mapping[str, np.ndarray]  # column -> a number per row, equal where the values are, -1 where there is none
+
+
+def _codes(table: pd.DataFrame) -> Codes:
+    return {c: pd.factorize(table[c])[0].astype(np.int64) for c in KEY}
+
+
+def _beside(codes: Codes, controls: np.ndarray, exact: list[str], optional: list[str]) -> np.ndarray:
+    """Which rows have a row among `controls` that agrees on `exact`, and on those of `optional` that the control
+    states; missing agrees with missing: (row,)."""
+    found, where = np.zeros(len(controls), bool), np.flatnonzero(controls)
+    stated = np.array([codes[c][where] >= 0 for c in optional], bool).reshape(len(optional), len(where)).T
     for pattern in set(map(tuple, stated.tolist())):
-        rows = controls[(stated == pattern).all(1)]
-        on = [*exact, *compress(optional, pattern)]
-        both = pd.concat([table[on], rows[on]], ignore_index=True)
-        code = both.groupby(on, dropna=False, sort=False).ngroup().to_numpy()  # missing equals missing
-        found |= np.isin(code[: len(table)], code[len(table) :])
+        rows = where[(stated == pattern).all(1)]
+        key = _joined([codes[c] for c in (*exact, *compress(optional, pattern))])
+        found |= np.isin(key, key[rows])
     return found
+
+
+def _joined(columns: list[np.ndarray]) -> np.ndarray:
+    """One number per row, equal where all columns are: (row,)."""
+    key, size = np.zeros(len(columns[0]), np.int64), 1
+    for code in columns:
+        n = int(code.max()) + 2
+        if size * n >= 2**62:
+            _, key = np.unique(key, return_inverse=True)
+            size = int(key.max()) + 1
+        key, size = key * n + code + 1, size * n
+    return key

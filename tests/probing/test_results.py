@@ -188,6 +188,14 @@ def test_a_table_of_version_1_is_still_read(suffix):
     assert metadata == {"config": {"seed": 0}}
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".json"])
+def test_a_table_of_version_2_is_still_read(suffix):
+    """Written before a row said where an edit acts and how large it is."""
+    table, metadata = read_results(Path(__file__).with_name("old_results") / f"version_2{suffix}")
+    assert len(table) == 9 and table[["positions", "applied_norm"]].isna().all(axis=None)
+    assert table["p_adjusted"].tolist()[0] == 0.02 and metadata == {"config": {"seed": 0}}
+
+
 def test_the_checked_in_schema_is_current_and_fits_what_is_written(tmp_path):
     assert json.loads(SCHEMA_FILE.read_text()) == schema(), (
         f"write it again: json.dump(probing._result_files.schema(), open('probing/{SCHEMA_FILE.name}', 'w'), indent=1)")
