@@ -5,12 +5,15 @@
     worldprobe intervene decoy --out runs/decoy        # is what can be read used, is it enough, and at what price
     worldprobe models                                  # reference models; `models path NAME` prints a directory
     worldprobe cache ls                                # activation stores; also verify, repair, prune
+    worldprobe export runs/othello --to csv,latex      # results in the formats of others
+    worldprobe leaderboard build runs/* --out site     # a page of all results; also validate, add
+    worldprobe cite runs/othello                       # how to cite worldprobe, and whose methods a run used
 
 A task has a study where its folder says what one asks (`tasks._study`), which `worldprobe._study` carries out; a
 module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)` is one of its own. Either is
 imported only when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are
-not passed, so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails or a store is
-damaged, 2 for an error, 130 for Ctrl-C.
+not passed, so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails, a store is
+damaged or a submission is refused, 2 for an error, 130 for Ctrl-C. An error is one line; --debug shows its traceback.
 """
 
 import argparse
@@ -23,7 +26,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, _cli_share
+from ._terminal import plain
 
 _INTERVENE_EXAMPLES = """examples:
   worldprobe intervene decoy --out runs/decoy
@@ -31,6 +35,8 @@ _INTERVENE_EXAMPLES = """examples:
   worldprobe intervene othello --model othello-6x6 --with size=6 --with edit=erase --windows --out runs/erase
   worldprobe intervene othello --target e6 --price 0.01 --out runs/e6
 """
+_EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check fails, a store is damaged or a submission is refused; 2 for "
+               "an error; 130 for Ctrl-C.")
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
 
@@ -42,14 +48,15 @@ class Parser(argparse.ArgumentParser):
     """argparse, with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {plain(message)}. See {self.prog} --help\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(argv)
-    known = {"run": run, "reproduce": reproduce, "intervene": intervene, "models": models, "cache": cache}
+    known = {"run": run, "reproduce": reproduce, "intervene": intervene, "models": models, "cache": cache,
+             "export": _cli_share.export, "leaderboard": _cli_share.leaderboard, "cite": _cli_share.cite}
     command = known[arguments.command]
     try:
         return command(arguments)
@@ -60,18 +67,18 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        print(f"worldprobe: {_one_line(error)}", file=sys.stderr)
+        print(f"worldprobe: {plain(_one_line(error))}", file=sys.stderr)
         return 2
 
 
 def parser() -> Parser:
-    top = Parser(prog="worldprobe", allow_abbrev=False,
+    top = Parser(prog="worldprobe", allow_abbrev=False, epilog=_EXIT_CODES,
                  description="What a transformer's hidden states encode, and whether the model uses it.")
     top.add_argument("--version", action="version", version=f"worldprobe {__version__}")
     shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True,
-                                  metavar="run | reproduce | intervene | models | cache")
+                                  metavar="run | reproduce | intervene | models | cache | export | leaderboard | cite")
     for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),
                         ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
@@ -85,6 +92,7 @@ def parser() -> Parser:
     path = actions.add_parser("path", help="print the directory of a reference model", parents=[shared])
     path.add_argument("name", metavar="NAME")
     _cache_commands(commands, shared)
+    _cli_share.add_commands(commands, shared)
     return top
 
 
@@ -364,6 +372,6 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
     table = Table(*columns, box=SIMPLE, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     width = None if sys.stdout.isatty() else 160  # a file or a pipe has no width
     Console(markup=False, highlight=False, emoji=False, width=width).print(table)
