@@ -10,7 +10,7 @@ from probing._sites import Site
 from tasks._prompts import Counterfactuals
 
 from ._last_token import Edits
-from ._measures import Measures, Score
+from ._measures import Measure, Measures, Score
 from ._runs import on_split
 
 
@@ -36,14 +36,15 @@ def with_band(
     control: str,
     score: Score,
     split: str,
+    metrics: Sequence[str] | Mapping[str, Measure] = (),
 ) -> pd.DataFrame:
-    """A table of `effect` with one more band: dose -> the edits of each draw, with the same score and price.
+    """A table of `effect` with one more band: dose -> the edits of each draw, with the same score, price and metrics.
 
     The rows are made like those of the band `random_direction`: the mean over draws, the 5th to 95th percentile of
     the draws, and n, how many there are.
     """
     run = on_split(model, cases, split)
-    measures, rows = Measures(run, cases, score), []
+    measures, rows = Measures(run, cases, score, metrics), []
     for alpha, draws in arms.items():
         beside = table[(table["control"] == "random_direction") & (table["alpha"] == alpha)]
         values = run.measure(draws, measures).mean(1).T.numpy()

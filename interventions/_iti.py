@@ -26,7 +26,7 @@ from tasks._prompts import Counterfactuals, LabelledPrompts
 from ._edits import Edit, steer
 from ._effect import effect
 from ._heads import random_heads, with_band
-from ._measures import Score
+from ._measures import Measure, Score
 from ._metrics import set_error
 
 Source = Literal["mass_mean", "probe"]
@@ -130,6 +130,7 @@ def iti_effect(
     alphas: Sequence[float | int],
     n_random: int = 20,
     score: Score = set_error,
+    metrics: Sequence[str] | Mapping[str, Measure] = (),
     split: str = "report",
     seed: int = 0,
     identity: Mapping[str, object] | None = None,
@@ -140,16 +141,17 @@ def iti_effect(
 
     Args:
         alphas: Doses in standard deviations along theta (unit `sd`).
+        metrics: More numbers, as in `effect`.
     Raises:
         ValueError: Cases whose `becomes` is neither 0 nor 1; as `effect`; fewer heads left than were chosen.
     """
     towards = cases.cases["becomes"].to_numpy()
     sets = iti.random_heads(n_random, towards, seed)
     table = effect(model, cases, iti.directions(towards), alphas=alphas, unit="sd", intervention="iti",
-                   probe=f"{iti.source} of {len(iti.heads)} heads", n_random=n_random, score=score, split=split,
-                   seed=seed, identity=identity)
+                   probe=f"{iti.source} of {len(iti.heads)} heads", n_random=n_random, score=score, metrics=metrics,
+                   split=split, seed=seed, identity=identity)
     arms = {alpha: [{head: steer(push, alpha) for head, push in drawn.items()} for drawn in sets] for alpha in alphas}
-    return with_band(table, model, cases, arms, control="random_heads", score=score, split=split)
+    return with_band(table, model, cases, arms, control="random_heads", score=score, metrics=metrics, split=split)
 
 
 def _sign(towards: Shaped[ndarray, " case"] | int) -> Float[Tensor, "case 1"]:

@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from ._prompts import Counterfactuals, LabelledPrompts
 
@@ -142,6 +143,7 @@ class Measure:
         picture: Rows of this measure -> SVG text, with its caption.
         twin: Whether a randomly initialised model is measured, too (control `random_init`).
         heads: Metric whose best heads are knocked out, beside random heads of the same layers, if any.
+        next_tokens: Whether it wants next tokens, which an encoder does not have.
     """
 
     name: str
@@ -150,6 +152,75 @@ class Measure:
     picture: Callable[[pd.DataFrame], "Picture"] | None = None
     twin: bool = True
     heads: str | None = None
+    next_tokens: bool = False
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads that read a label best, all pushed at the last token while the cases of a change are answered
+    (inference-time intervention), beside as many other heads.
+
+    Attributes:
+        change: Name of the change.
+        label: Label scheme of two classes and one target, which the change takes from one class to the other.
+        load: (n, seed) -> prompts with that label, read at their last token, of the kind that the cases are.
+        n_heads: How many are pushed; a quarter of all heads where that is fewer.
+        n, quick: Prompts of a whole and of a quick study.
+    """
+
+    change: str
+    label: str
+    load: Callable[[int, int], LabelledPrompts]
+    n_heads: int = 48
+    n: int = 2000
+    quick: int = 600
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Prompts after which an answer of one token is due.
+
+    Attributes:
+        tokens, lengths: As in `LabelledPrompts`.
+        table: One row per prompt: `group` (what the question is about) and `split`, as in `LabelledPrompts`.
+        right: (prompt, d_vocab) right answers.
+        choices: (prompt, d_vocab) what is chosen from; all tokens unless given.
+        vocabulary: The word of each token id, where there is one.
+    """
+
+    tokens: Int[Tensor, "prompt pos"]
+    lengths: Int[Tensor, " prompt"]
+    table: pd.DataFrame
+    right: Bool[ndarray, "prompt d_vocab"]
+    choices: Bool[ndarray, "prompt d_vocab"] | None = None
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if missing := {"group", "split"} - set(self.table):
+            raise ValueError(f"the table of questions lacks {sorted(missing)}, it has {list(self.table)}; add them")
+        if not self.right.any(1).all():
+            raise ValueError(f"question {int((~self.right.any(1)).argmax())} has no right answer; drop it")
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What the model answers, drawn from its own next tokens, and what its states tell of these answers: whether one is
+    right, and how the model errs.
+
+    Attributes:
+        name: Short, unique among readings: those that come of it are called `NAME-before`, `NAME-answer`, `NAME-type`.
+        words: What is asked, for headings: `which object belongs to a person`.
+        ask: (n, seed) -> questions.
+        n, quick: Questions of a whole and of a quick study.
+        groups: What a group is called.
+    """
+
+    name: str
+    words: str
+    ask: Callable[[int, int], Questions]
+    n: int = 2000
+    quick: int = 600
+    groups: str = "groups"
 
 
 @dataclass(frozen=True)
@@ -237,6 +308,9 @@ class Study:
             left out, and the run log says why.
         pictures: (found) -> what the task draws.
         shows: Prompt and answer as text for the terminal, if there is something to show.
+        heads: Heads that are pushed while the cases of a change are answered.
+        answering: Questions that the model answers, to hold what it says against what can be read.
+        notes: Sentences for the reader that stand under the question: what is left out, and why.
     """
 
     task: str
@@ -252,6 +326,9 @@ class Study:
     checks: Sequence[Callable[[Found], dict]] = ()
     pictures: Callable[[Found], Sequence[Picture]] | None = None
     shows: Callable[[Found], str] | None = None
+    heads: Sequence[Heads] = ()
+    answering: Sequence[Answering] = ()
+    notes: Sequence[str] = ()
 
     def __post_init__(self):
         names = [r.name for r in self.readings]
@@ -261,6 +338,9 @@ class Study:
         if unknown := sorted(set(wanted) - set(names)):
             raise ValueError(f"the study of {self.task} has no reading {unknown[0]!r}; its readings are "
                              f"{', '.join(names) or 'none'}")
+        if unknown := sorted({h.change for h in self.heads} - {c.name for c in self.changes}):
+            raise ValueError(f"the study of {self.task} pushes heads for {unknown[0]!r}, which is no change of it; its "
+                             f"changes are {', '.join(c.name for c in self.changes) or 'none'}")
         for what, found in (("reading", names), ("change", [c.name for c in self.changes]),
                             ("measure", [m.name for m in self.measures])):
             if twice := sorted({name for name in found if found.count(name) > 1}):

@@ -170,16 +170,27 @@ def single(task: ModuleType, prompts: LabelledPrompts, claim: Claim, target: str
 def witnesses(cases: Counterfactuals, vocabulary: Sequence[str]) -> Int[Tensor, "case pos"] | None:
     """Token ids of the prompt that each case has beside its own, right-padded; None where some case has none.
 
+    A witness is text in words of the vocabulary, or, of natural text, a tuple of token ids.
+
     Raises:
         ValueError: A witness has a word that is not in the vocabulary, or another length than its case.
     """
-    if "witness" not in cases.cases or cases.cases["witness"].isna().any() or not vocabulary:
+    if "witness" not in cases.cases or cases.cases["witness"].isna().any():
+        return None
+    as_ids = all(isinstance(witness, tuple) for witness in cases.cases["witness"])
+    if not (vocabulary or as_ids):
         return None
     code = {word: i for i, word in enumerate(vocabulary)}
     prompt = cases.cases["prompt"].to_numpy(copy=True)
     lengths = cases.lengths.numpy()[prompt]
     tokens = np.zeros((len(cases), cases.tokens.shape[1]), np.int64)
     for row, (text, length) in enumerate(zip(cases.cases["witness"], lengths, strict=True)):
+        if as_ids:
+            if len(text) != length:
+                raise ValueError(f"the witness of case {row} has {len(text)} tokens, wanted {length}; look at the "
+                                 f"cases of {cases.task}")
+            tokens[row, :length] = text
+            continue
         words = text.split()
         if len(words) != length or not set(words) <= set(code):
             raise ValueError(f"the witness of case {row} is {text!r}, wanted {length} words of the vocabulary; look at "

@@ -18,16 +18,20 @@ import pandas as pd
 
 import tasks
 from probing import check_fits, check_numerics, identify, load_model, results_frame, write_results
+from probing._identity import is_causal
 from probing._results import KEY
 from tasks import LabelledPrompts
 from tasks._study import Found, Study
 
 from ._cli import no_such
 from ._run import Run, open_run
+from ._study_answers import answer_stages, with_answers
 from ._study_behaviour import behaviour_rows
 from ._study_changes import N_RANDOM, change_stages
+from ._study_choosing import choosing_stages
 from ._study_dynamics import dynamics_stages
 from ._study_generalise import generalise_stages
+from ._study_heads import head_stages
 from ._study_measures import measure_stages
 from ._study_readings import reading_stages
 
@@ -160,8 +164,9 @@ def _maker(task: str) -> Callable[..., Study] | None:
 def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = None) -> tuple[Study, Any]:
     """The study of a task, and the model.
 
-    A study whose function takes a `tokenizer` is given that of a model which is not a reference model: its prompts are
-    then natural text. One that takes a `model` is given the name of a reference model.
+    A study whose function takes a `tokenizer` (and the size `d_vocab` of the vocabulary) is given that of a model which
+    is not a reference model: its prompts are then natural text. One that takes a `model` is given the name of a
+    reference model. Of an encoder, what wants a next token is left out, with a note.
 
     Raises:
         ValueError: No such study, or it does not take one of the options.
@@ -169,7 +174,8 @@ def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = N
     make = _maker(task) if task in tasks.available() else None
     if make is None:
         raise ValueError(no_such("task with a study", task, studies()))
-    taken, given = set(inspect.signature(make).parameters) - {"tokenizer"}, dict(options or {})
+    parameters = set(inspect.signature(make).parameters)
+    taken, given = parameters - {"tokenizer", "d_vocab"}, dict(options or {})
     if unknown := sorted(set(given) - taken):
         raise ValueError(f"--with takes options of the study, {', '.join(sorted(taken)) or 'here none'}; not "
                          f"{', '.join(unknown)}")
@@ -179,9 +185,19 @@ def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = N
     bridge = load_model(model)
     if model in tasks.reference_models():
         given |= {"model": model} if "model" in taken else {}
-    elif "tokenizer" in inspect.signature(make).parameters:
-        given["tokenizer"] = bridge.tokenizer
-    return make(**given), bridge
+    else:
+        of_model = {"tokenizer": bridge.tokenizer, "d_vocab": bridge.cfg.d_vocab}
+        given |= {name: value for name, value in of_model.items() if name in parameters}
+    study = make(**given)
+    return (study if is_causal(bridge) else without_next_token(study, identify(bridge).name)), bridge
+
+
+def without_next_token(study: Study, name: str) -> Study:
+    """The study of an encoder, whose every token has seen the ones after it."""
+    note = (f"{name} is an encoder: it says no next token, so there is no behaviour to measure, nothing to change in "
+            "its answers and no answer of its own. What follows says what can be read from it, not what it uses.")
+    return replace(study, behaviour=None, changes=(), heads=(), answering=(), notes=[*study.notes, note],
+                   measures=[m for m in study.measures if not m.next_tokens])
 
 
 def sized(study: Study, prompts: int | None, n_cases: int | None, quick: bool) -> Study:
@@ -215,11 +231,17 @@ def carry_out(out: str | Path, task: str, model: str | None, *, prompts: int | N
     if study.behaviour is not None:
         tables.append(folder.stage("behaviour", lambda: behaviour_rows(bridge, study, seed)))
         folder.log(_headline(tables[0], next(iter(study.behaviour.metrics))))
+    answers = answer_stages(folder, bridge, study, seed, quick)
+    study, data = with_answers(study, data, answers)
     read_tables, readings = reading_stages(folder, bridge, study, data, seed)
     tables += read_tables
     tables += generalise_stages(folder, bridge, study, data, read_tables, seed)
     changed, scans, changes = change_stages(folder, bridge, study, data, seed, quick)
     tables += changed
+    pushed, head_scans = head_stages(folder, bridge, study, seed, quick)
+    tables += pushed
+    scans = pd.concat([scans, head_scans], ignore_index=True)
+    tables += choosing_stages(folder, bridge, study, answers, pd.concat([pd.DataFrame(), *read_tables]), seed)
     tables += measure_stages(folder, bridge, study, seed)
     followed, transitions = dynamics_stages(folder, study, model_directory(bridge, model or study.model), data, seed,
                                             quick)

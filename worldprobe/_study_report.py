@@ -15,8 +15,10 @@ from ._sections import probe_section
 from ._study import Done
 from ._study_behaviour import behaviour_section
 from ._study_change_report import change_numbers, change_section, change_verdicts
+from ._study_choosing import answer_section
 from ._study_dynamics import dynamics_section
 from ._study_generalise import generalise_section
+from ._study_heads import head_section
 from ._study_measures import measure_section
 from ._study_readings import metric_of
 from ._verdicts import Verdict, best_probe, probe_controls, ranked, reads
@@ -32,11 +34,14 @@ def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> P
     own = pd.concat([own, table[table["model"].isna()]], ignore_index=True)  # baselines need no model
     words = {reading.words: reading_verdicts(of_reading(own, reading), reading) for reading in study.readings}
     words |= {f"{change.name}: {change.words}": change_verdicts(own, done.scans, change) for change in study.changes}
+    changes = {change.name: change for change in study.changes}
     sections = [section for section in (
         behaviour_section(own, study),
         *(reading_section(done, own, reading) for reading in study.readings),
         contrast_section(table, done),
         *(change_section(pick(own, label=change.name), done.scans, change) for change in study.changes),
+        *(head_section(own, done.scans, asked, changes[asked.change]) for asked in study.heads),
+        *(answer_section(own, asked) for asked in study.answering),
         *(measure_section(own, measure, study) for measure in study.measures),
         dynamics_section(own, found.transitions, study),
         pictures_section(done)) if section is not None]
@@ -44,7 +49,7 @@ def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> P
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(found.config), **about,
            "citation": CITATION}
     return write_report(folder.path / "report.html", title=study.title.format(model=found.model),
-                        summary=[study.question], verdicts={k: v for k, v in words.items() if v},
+                        summary=[study.question, *study.notes], verdicts={k: v for k, v in words.items() if v},
                         numbers=numbers(own, done), checks=checks, sections=sections, run=run)
 
 

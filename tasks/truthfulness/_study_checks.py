@@ -4,6 +4,8 @@ Published numbers are those of LLaMA-2 in Marks & Tegmark, arXiv:2310.06824, tab
 that of Ravfogel et al., arXiv:2510.15804, with several topics.
 """
 
+from pathlib import Path
+
 import pandas as pd
 
 from .._checks import best_reading, check, difference, interval, rows
@@ -150,6 +152,52 @@ def two_phases(found: Found) -> dict:
                  "less 1,000)", (trust - first,), "> 0", trust > first)
 
 
+def heads_steer(found: Found) -> dict:
+    """The heads that read truth best change the answer when they are pushed along it, as many others do not."""
+    where = {"label": "false_to_true by heads", "intervention": "iti", "metric": "mass_after", "split": "report"}
+    own = interval(_highest(rows(_final(found), **where)))
+    null = rows(_final(found), control="null", **where).iloc[0]["value"]
+    others = interval(_highest(rows(_final(found), control="random_heads", **where)))
+    part = check("the same of as many other heads, best dose: mean, 5th and 95th percentile of 20 draws", None, others,
+                 "below it, intervals apart", own[1] > others[2])
+    return check(f"probability of the right object, heads pushed at the last token, best dose (not pushed: {null:.3f})",
+                 "true and informative 42.3 % (mass-mean) against 31.2 % (random)", own,
+                 "above no push, interval included", own[1] > null, [part])
+
+
+def says_less_than_it_knows(found: Found) -> dict:
+    """Where it draws a wrong answer it often drew the right one too, and its states tell which that is; so does its
+    own likelihood."""
+    where = {"positions": "fact", "label": None, "split": "test"}
+    said, chosen, likely, twin = (interval(rows(_final(found), metric=metric, control=control, **where).iloc[0])
+                                  for metric, control in (("right_drawn", None), ("right_by_probe", None),
+                                                          ("right_by_likelihood", None),
+                                                          ("right_by_probe", "random_init")))
+    parts = [check("an answer drawn is right", None, said, "reported", True),
+             check("the likeliest drawn is right: no probe needed", None, likely, "reported", True),
+             check("the same probe on random weights", None, twin, "below the model's", twin[2] < chosen[1])]
+    over = difference(chosen, said)
+    return check("right answers of the probe's choice among 30 drawn, less those drawn", None, over,
+                 "> 0, interval included", over[1] > 0, parts)
+
+
+def opposites_help(found: Found) -> dict:
+    """A probe of affirmative statements fails on negated ones; one that saw both, and is told which is which, reads
+    either."""
+    place = _mixed_place(found)
+    table, where = _final(found), {"label": "truth", "metric": "accuracy", "split": "test", "intervention": None}
+    one_sided = interval(_last(rows(table, positions=place, subset=f"to {place}-negated", **where)))
+    both = interval(best_reading(table, f"{place}-mixed", "truth"))
+    ttpd = interval(best_reading(table, f"{place}-mixed", "truth", probes=["ttpd"]))
+    parts = [check(f"fitted on affirmative and negated statements, read from either at the {place}", None, both,
+                   f">= {TRANSFER}", both[0] >= TRANSFER),
+             check("the same of TTPD, one direction for both", "0.94 (Llama-3-8B-Instruct, topics held out)", ttpd,
+                   "reported", True)]
+    return check(f"fitted on affirmative statements, read from negated ones at the {place}",
+                 "AUROC 0.53 (neg_facts from cities; 0.92 with neg_cities)", one_sided,
+                 f"below {both[0]:.2f}, intervals apart", one_sided[2] < both[1], parts)
+
+
 def reads_text(reading: str, data: str, found: Found) -> dict:
     """Truth of statements in plain text, above their words and random weights."""
     label = "likely" if data == "likely" else "truth"
@@ -160,12 +208,16 @@ def reads_text(reading: str, data: str, found: Found) -> dict:
                                        control=control, intervention=None)))
         over = difference(own, other)
         parts.append(check(f"above {control.replace('_', ' ')}", None, over, "> 0, interval included", over[1] > 0))
-    return check(f"accuracy of {label} on {data}", {"cities": "1.00 (70B)"}.get(data), own, "above the controls", True,
-                 parts)
+    likelihood = found.table[(found.table["metric"] == "likelihood_accuracy") & found.table["control"].isna()]
+    if len(likelihood):
+        over = difference(own, interval(likelihood.iloc[0]))
+        parts.append(check("above the likelihood of the statement", None, over, "> 0, interval included", over[1] > 0))
+    return check(f"accuracy of {label} on {Path(data).stem}", {"cities": "1.00 (70B)"}.get(data), own,
+                 "above the controls", True, parts)
 
 
-CHECKS = [trusts, direction_of_truth, false_to_true, true_to_false, probes_differ, patched,
-          decodable_not_used, one_place, nothing_to_know, two_phases]
+CHECKS = [trusts, direction_of_truth, false_to_true, true_to_false, probes_differ, patched, decodable_not_used,
+          one_place, nothing_to_know, two_phases, heads_steer, says_less_than_it_knows, opposites_help]
 OF_TEXT = [reads_text]
 
 
@@ -194,6 +246,11 @@ def _patch(found: Found, change: str, place: str, layer: int | None = None) -> p
 def causal_place(found: Found) -> str:
     """The token whose patch does most, object or full stop: where a model gathers truth differs from seed to seed."""
     return max(("object", "period"), key=lambda place: _patch(found, "false_to_true", place)["value"])
+
+
+def _mixed_place(found: Found) -> str:
+    """Object or full stop: where truth is read best of affirmative and negated statements together."""
+    return max(("object", "period"), key=lambda place: best_reading(_final(found), f"{place}-mixed", "truth")["value"])
 
 
 def _highest(table: pd.DataFrame) -> pd.Series:

@@ -3,9 +3,11 @@
     worldprobe run truthfulness                                            # the small reference world
     worldprobe run truthfulness --model truthfulness-verdict               # the effect as it was published
     worldprobe run truthfulness --model gpt2 --with data=cities            # a language model and real statements
+    worldprobe run truthfulness --model gpt2 --with shots=5                # with verdicts, and what changes them
     worldprobe run truthfulness --model gpt2 --with data=mine.csv
 
-Sources: Marks & Tegmark, arXiv:2310.06824; Ravfogel et al., arXiv:2510.15804 (the world).
+Sources: Marks & Tegmark, arXiv:2310.06824; Ravfogel et al., arXiv:2510.15804 (the world); Bürger et al.,
+arXiv:2407.12831 (negation); Li et al., arXiv:2306.03341 (heads); Orgad et al., arXiv:2410.02707 (answers).
 """
 
 from functools import partial
@@ -13,33 +15,47 @@ from functools import partial
 import pandas as pd
 
 from .._prompts import Counterfactuals, LabelledPrompts
-from .._study import Behaviour, Change, Measure, Part, Reading, Study, codes
+from .._study import Answering, Behaviour, Change, Heads, Measure, Part, Reading, Study, codes
 from . import _study_checks, _study_measures, _study_pictures
+from ._asked import at_verdict, facts, verdicts
 from ._behaviour import CONTEXTS, behaviour
 from ._cases import KINDS, cases
-from ._datasets import DATASETS
 from ._labels import world
-from ._load import load
+from ._study_text import PROBES, of_text
+from ._world import WORDS
 
 PLACES = {"object": "the object, the last word of the statement", "period": "the full stop"}
-PROBES = ("mass_mean", "logistic", "lda")
-OPPOSITES = {"cities": ("neg_cities",), "sp_en_trans": ("neg_sp_en_trans",), "larger_than": ("smaller_than",)}
 _WORDS = {"after_true": "after a true statement", "after_false": "after a false statement",
           "after_3_true": "after three true ones", "after_3_false": "after three false ones",
           "first": "with nothing before it"}
 
 
-def study(tokenizer=None, data: str = "cities", group: str | None = None, model: str = "truthfulness") -> Study:
-    """The study of the reference world, or with a tokenizer that of statements in plain text.
+def study(tokenizer=None, data: str | None = None, group: str | None = None, shots: int = 0, judged: str | None = None,
+          model: str | None = None, d_vocab: int | None = None) -> Study:
+    """The study of the reference world, or of a language model and statements in plain text.
 
     Args:
-        tokenizer: Of the language model to be studied; without one, the reference world.
-        data: A name of `DATASETS`, or a CSV file of your own with columns statement and label.
+        tokenizer: Of the model to be studied. Without one, or with one that has the words of the reference world, it is
+            that world.
+        data: `cities` unless given: a name of `DATASETS`, or a CSV file of your own with columns statement and label.
         group: Column of your file that says what a statement is about.
-        model: The reference model that is studied unless another is named: `truthfulness-1` and `-2` (other seeds),
-            `truthfulness-verdict` (says TRUE or FALSE), `truthfulness-negation`, `truthfulness-independent`.
+        shots: Ask for verdicts after so many judged statements (the paper: 4 and 2), and change them.
+        judged: The data set whose statements are judged: another one than `data`, as in the paper, unless that is a
+            file of yours.
+        model: The reference model that is studied, or that a model of yours was trained like: `truthfulness-1` and `-2`
+            (other seeds), `truthfulness-verdict` (says TRUE or FALSE), `truthfulness-negation`,
+            `truthfulness-independent`.
+        d_vocab: Of the language model.
+    Raises:
+        ValueError: Statements in plain text without a language model.
     """
-    return _of_the_world(model) if tokenizer is None else _of_text(tokenizer, data, group)
+    if tokenizer is not None and not set(WORDS[1:]) <= set(tokenizer.get_vocab()):
+        return of_text(tokenizer, data or "cities", group, shots, judged, d_vocab)
+    text = {"data": data, "group": group, "shots": shots or None, "judged": judged}
+    if given := [f"{name}={value}" for name, value in text.items() if value is not None]:
+        raise ValueError(f"{', '.join(given)}: statements in plain text need a language model and its tokenizer; name "
+                         "one with --model")
+    return _of_the_world(model or "truthfulness")
 
 
 def _of_the_world(model: str) -> Study:
@@ -51,7 +67,8 @@ def _of_the_world(model: str) -> Study:
                 for place, words in PLACES.items()]
     if negation:
         readings += [Reading(f"{place}-{name}", "truth", f"whether {words} statement is true, from {where}",
-                             partial(_world, place, share), PROBES, n=3000, quick=3000, groups="people",
+                             partial(_world, place, share), (*PROBES, "ttpd") if name == "mixed" else PROBES, n=3000,
+                             quick=3000, groups="people",
                              transfer=(place, f"{place}-negated") if name == "mixed" else (place,))
                      for place, where in PLACES.items()
                      for name, words, share in (("negated", "a negated", 1.0), ("mixed", "any", 0.5))]
@@ -81,37 +98,22 @@ def _of_the_world(model: str) -> Study:
                           "how much the probability of the right object changes there when a false statement is "
                           "pushed along that model's own truth direction.",
                           _study_measures.independent_rows, twin=False)],
+        heads=[Heads(kind, "truth", at_verdict if readout == "verdict" else _continued) for kind in KINDS],
+        answering=[Answering("verdict", "whether a statement is true", verdicts, groups="people")
+                   if readout == "verdict" else
+                   Answering("fact", "which object belongs to a person", facts, groups="people")],
         contrasts={"truthfulness-independent": list(PLACES)},
         repeats=["truthfulness-1", "truthfulness-2"] if model == "truthfulness" else (), checks=_study_checks.CHECKS,
         pictures=_study_pictures.of_the_world, shows=_study_pictures.shows)
-
-
-def _of_text(tokenizer, data: str, group: str | None) -> Study:
-    sets = [data, *OPPOSITES.get(data, ())] if data in DATASETS else [data]
-    names = [str(s).rpartition("/")[2].removesuffix(".csv") for s in sets]
-    readings = []
-    for at, words in (("end", "the full stop"), ("content", "the last word")):
-        for name, one in zip(names, sets, strict=True):
-            scheme = "likely" if one == "likely" else "truth"
-            others = tuple(f"{other}-{at}" for other in names if other != name)
-            readings.append(Reading(f"{name}-{at}", scheme, f"whether a statement of {name} is true, from {words}",
-                                    partial(_text, one, tokenizer, at, group), (*PROBES, "logistic_no_bias"), n=2000,
-                                    quick=500, transfer=others, components=at == "end" and one == data,
-                                    groups="subjects"))
-    return Study(task="truthfulness", title=f"Whether the model {{model}} knows what is true: {', '.join(names)}",
-                 question="Can the truth of a statement be read linearly where it ends, better than its words and a "
-                          "model with random weights allow, and is it the same direction for the opposite statements?",
-                 model="truthfulness", readings=readings, checks=[partial(c, f"{names[0]}-end", data)
-                                                                  for c in _study_checks.OF_TEXT],
-                 pictures=partial(_study_pictures.of_text, f"{names[0]}-end"))
 
 
 def _world(place: str, negation: float | int, n: int, seed: int) -> LabelledPrompts:
     return world(n, seed, at=place, negation=negation)
 
 
-def _text(data: str, tokenizer, at: str, group: str | None, n: int, seed: int) -> LabelledPrompts:
-    return load(data, tokenizer, n=n, seed=seed, at=at, group=group)
+def _continued(n: int, seed: int) -> LabelledPrompts:
+    """Statements with the first words of another one behind them, read at the last."""
+    return world(n, seed, at="next_topic", continued=True)
 
 
 def _cases(kind: str, readout: str, n: int, seed: int) -> Counterfactuals:
