@@ -1,8 +1,8 @@
 """Parity with maze-dataset itself: strings, vocabulary, layout, the array of passages, shortest paths.
 
-Runs where the package is installed. By default it installs dependencies with which it cannot be imported, so:
-
-    pip install --no-deps maze-dataset==1.4.2 "muutils<0.9" "zanj<0.6" tqdm
+Runs where the package is installed: `pip install -c constraints.txt -e '.[dev,maze]'`, or without all that it brings
+along `pip install --no-deps maze-dataset==1.4.2 "muutils<0.9" "zanj<0.6" tqdm`. Newer muutils and zanj, which it takes
+by default, cannot be imported with it.
 """
 
 import random
