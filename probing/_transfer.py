@@ -79,6 +79,22 @@ def held_out(acts: Acts, prompts: LabelledPrompts, label: str, column: str, prob
     return _frame(acts, prompts, rows + parts)
 
 
+def answers_apart(acts: Acts, prompts: LabelledPrompts, label: str, column: str, probe: BaseEstimator | Candidates,
+                  site: Site) -> Float[ndarray, "example target"]:
+    """What is read of every test row by the probe that never saw its block of `column`, as in `held_out`; NaN for the
+    other rows, and for those without a block."""
+    block = _blocks(prompts, column)
+    asked, X, choices = _question(acts, prompts, label), np.asarray(acts[site]), candidates(probe)
+    out = np.full(asked.Y.shape, np.nan)
+    for value in _values(block):
+        test = asked.splits["test"] & (block == value)
+        if test.any():
+            apart = _apart(asked, block != value, block == value)
+            (fit,) = fit_and_choose(choices, X, [apart])
+            out[test] = _whole(apart, fit.guess).answer[test]
+    return out
+
+
 def transfer(acts: Acts, prompts: LabelledPrompts, to_acts: Acts, to_prompts: LabelledPrompts, label: str,
              probe: BaseEstimator | Candidates, site: Site, to: str, *, name: str | None = None,
              extra: Scores | None = None, seed: int = 0) -> pd.DataFrame:

@@ -241,12 +241,15 @@ class Read:
         values: The probability of the last class where there are two, the most likely code where there are more, the
             number where labels are numbers.
         where: The probe and its site, in words.
+        apart: Of numbers, column that blocks are held out by -> what the same probe says after it was fitted without
+            the block of each example (NaN where it is in none).
     """
 
     prompts: LabelledPrompts
     rows: Int[ndarray, " row"]
     values: Float[ndarray, "row target"]
     where: str
+    apart: Mapping[str, Float[ndarray, "row target"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

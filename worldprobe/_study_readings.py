@@ -25,6 +25,7 @@ from probing import (
 )
 from probing._guards import check_fits
 from probing._splits import splits_of
+from probing._transfer import answers_apart
 from tasks import LabelledPrompts, reference_models
 from tasks._study import Read, Reading, Study
 
@@ -58,8 +59,8 @@ def metric_of(prompts: LabelledPrompts, label: str) -> str:
 
 def reading_stages(folder: Run, model: Any, study: Study, data: Mapping[str, LabelledPrompts], seed: int
                    ) -> tuple[list[pd.DataFrame], dict[str, Read]]:
-    """(result rows, what the best probe of every reading says of the test examples), two stages per reading, and one
-    per reading of a contrast model."""
+    """(result rows, what the best probe of every reading says of the test examples), two stages per reading, a third
+    where blocks of numbers are held out, and one per reading of a contrast model."""
     tables, shown = [], {}
     for reading in study.readings:
         prompts = data[reading.name]
@@ -70,8 +71,12 @@ def reading_stages(folder: Run, model: Any, study: Study, data: Mapping[str, Lab
         folder.log(f"{reading.name}: {reading.label} {best['value']:.4f} [{best['ci_low']:.4f}, {best['ci_high']:.4f}] "
                    f"({best['probe']}, {best['stream']} {best['layer']})" + _rivals(table, best))
         tables.append(table)
+        apart = dict[str, ndarray]()
+        if reading.held_out and not prompts.classes.get(reading.label):
+            apart = folder.stage(f"apart-{reading.name}", lambda: _apart(model, reading, prompts, best, seed))  # noqa: B023
         shown[reading.name] = Read(prompts, said["rows"], said["values"],
-                                   f"{best['probe']}, {best['stream']} {best['layer']}")
+                                   f"{best['probe']}, {best['stream']} {best['layer']}",
+                                   {column: values[said["rows"]] for column, values in apart.items()})
     return tables + contrast_stages(folder, study, data, seed), shown
 
 
@@ -110,6 +115,13 @@ def _taken(folder: Run, model: Any, reading: Reading, prompts: LabelledPrompts, 
     rows = np.flatnonzero(splits_of(acts, prompts)["test"])
     return table, {"rows": rows, "values": said_by(found.probes[reading.label, best["probe"], site],
                                                    np.asarray(acts[site])[rows], len(prompts.targets(reading.label)))}
+
+
+def _apart(model: Any, reading: Reading, prompts: LabelledPrompts, best: pd.Series, seed: int) -> dict[str, ndarray]:
+    """Column of blocks -> (example, target) numbers read by the best probe, fitted without the block of the example."""
+    acts, probe = acts_of(model, prompts, seed), probes_of(reading)[best["probe"]]
+    site = Site(best["stream"], int(best["layer"]))
+    return {c: answers_apart(acts, prompts, reading.label, c, probe, site) for c in reading.held_out}
 
 
 def said_by(probe: Any, X: Float[ndarray, "row d_model"], n_targets: int) -> Float[ndarray, "row target"]:

@@ -1,12 +1,15 @@
-"""The published entity tables, and any table of names with coordinates or dates.
+"""The published entity tables, a small one of real cities, and any table of names with coordinates or dates.
 
 Source: Gurnee & Tegmark, arXiv:2310.02207, repository wesg52/world-models (MIT), which made them from DBpedia, GeoNames
-and others; downloaded from there, pinned, and not shipped.
+and others; downloaded from there, pinned, and not shipped. `cities` are 243 capitals and great cities of Natural Earth
+(public domain; `cities.json` names the version), and need no download.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +38,7 @@ class Dataset:
         kind: Column of the entity type.
         group: Column that never straddles splits; the name, unless given.
         prompts: Key -> template; `{}` is the entity.
-        pinned: The file is in the public repository; give `file` where it is not.
+        where: `pinned`, in the public repository; `shipped` beside this file; `own`, in no public copy: give `file`.
     """
 
     name: str | Callable[[pd.DataFrame], pd.Series]
@@ -44,7 +47,7 @@ class Dataset:
     kind: str | None = None
     group: str | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
-    pinned: bool = True
+    where: Literal["pinned", "shipped", "own"] = "pinned"
 
 
 PROMPTS = {"empty": "{}", "empty_all_caps": "{}", "random": "{}"}  # what they change is in _load
@@ -58,10 +61,11 @@ DATASETS = {
     "art": Dataset(_work, ("release_date",), "decade", "entity_type", "creator",
                    {"release": "When was the release date of {}"}),
     "historical_figure": Dataset("name", ("death_year",), "death_century", "occupation",
-                                 prompts={"when": "When did {}", "when_all_caps": "When did {}"}, pinned=False),
+                                 prompts={"when": "When did {}", "when_all_caps": "When did {}"}, where="own"),
     "headline": Dataset(lambda t: t["headline"] + ".", ("pub_date",), "year", "news_desk",
                         prompts={"empty_wo_period": "{}", "when_w_period": "Publication date of: {}",
-                                 "when_wo_period": "Publication date of: {}"}, pinned=False),
+                                 "when_wo_period": "Publication date of: {}"}, where="own"),
+    "cities": Dataset("name", PLACE, "continent", prompts={"coords": _COORDS}, where="shipped"),
 }
 
 
@@ -73,11 +77,12 @@ def read(dataset: str | Path, file: Path | None, name: str, targets: Sequence[st
 
     Raises:
         FileNotFoundError: There is no such file and no such data set, or the data set is in no public copy.
-        ValueError: A column is missing, a name is empty, or a coordinate or date is out of range or none.
+        ValueError: A column is missing, a name is empty, a coordinate or date is out of range or none, or the same in
+            every row.
     """
     known = DATASETS.get(str(dataset))
     path = _file(dataset, file, known)
-    table = pd.read_csv(path, keep_default_na=False)  # `None` and `NA` are names
+    table = _table(path)
     if known is not None:
         targets, block, group, kind = known.targets, known.block, known.group, known.kind
         entity = known.name
@@ -96,7 +101,11 @@ def read(dataset: str | Path, file: Path | None, name: str, targets: Sequence[st
         rows[label] = table[column].astype(str).replace("", "unknown") if column else "all"
     if "is_test" in table:
         rows["is_test"] = table["is_test"].astype(str).str.lower().isin(["true", "1"])
-    return pd.concat([rows, _labels(table, targets, path)], axis=1)
+    labels = _labels(table, targets, path)
+    if same := [c for c in labels if labels[c].nunique() < 2]:
+        raise ValueError(f"{path}: {same[0].partition('/')[2]} is the same in all {len(labels)} row(s), so there is "
+                         "nothing to read from the names; give a table in which it differs")
+    return pd.concat([rows, labels], axis=1)
 
 
 def _file(dataset: str | Path, file: Path | None, known: Dataset | None) -> Path:
@@ -107,10 +116,19 @@ def _file(dataset: str | Path, file: Path | None, known: Dataset | None) -> Path
         return Path(dataset)
     if file is not None:
         return Path(file)
-    if not known.pinned:
+    if known.where == "shipped":
+        return Path(__file__).parent / f"{dataset}.json"
+    if known.where == "own":
         raise FileNotFoundError(f"the file of {dataset} is not in the public copy of the papers' data; give your own "
                                 "as file=")
     return fetch(f"world_models/{dataset}.csv")
+
+
+def _table(path: Path) -> pd.DataFrame:
+    if path.suffix != ".json":
+        return pd.read_csv(path, keep_default_na=False)  # `None` and `NA` are names
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return pd.DataFrame(held["rows"], columns=held["columns"])
 
 
 def _labels(table: pd.DataFrame, targets: Sequence[str], path: Path) -> pd.DataFrame:

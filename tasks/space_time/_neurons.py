@@ -30,19 +30,26 @@ _NAMES = (POSITIONS["entity"], POSITIONS["answer"])  # last tokens of both names
 
 @torch.inference_mode()
 def preactivations(model, prompts: LabelledPrompts, batch_size: int = 256) -> Float[ndarray, "layer example neuron"]:
-    """Of every MLP neuron, before its non-linearity, at the probed tokens; `model` is a TransformerBridge."""
-    examples, n_layers = prompts.examples, model.cfg.n_layers
-    found: list[list[ndarray]] = [[] for _ in range(n_layers)]
-    for start in range(0, len(examples), batch_size):
-        part = examples.iloc[start : start + batch_size]
-        prompt, pos = (torch.as_tensor(part[c].to_numpy(copy=True)) for c in ("prompt", "pos"))
+    """Of every MLP neuron, before its non-linearity, at the probed tokens; `model` is a TransformerBridge. Prompts of
+    one length run together: an encoder would see their padding."""
+    prompt, pos = (prompts.examples[c].to_numpy(copy=True) for c in ("prompt", "pos"))
+    length, n_layers = prompts.lengths.numpy()[prompt], model.cfg.n_layers
+    found: list[ndarray | None] = [None] * n_layers
+    for n in np.unique(length):
+        here = np.flatnonzero(length == n)
+        for rows in np.split(here, range(batch_size, len(here), batch_size)):
+            at = torch.arange(len(rows)), torch.from_numpy(pos[rows])
 
-        def keep(layer: int, x: Tensor, row=pos):
-            found[layer].append(x[torch.arange(len(row)), row].float().cpu().numpy())
+            def keep(layer: int, x: Tensor, rows=rows, at=at):
+                if found[layer] is None:
+                    found[layer] = np.empty((len(prompt), x.shape[-1]), np.float32)
+                found[layer][rows] = x[at].float().cpu().numpy()
 
-        hooks = [(f"blocks.{i}.mlp.hook_pre", lambda x, hook, i=i: keep(i, x)) for i in range(n_layers)]
-        model.run_with_hooks(prompts.tokens[prompt, : int(prompts.lengths[prompt].max())], fwd_hooks=hooks)
-    return np.stack([np.concatenate(layer) for layer in found])
+            hooks = [(f"blocks.{i}.mlp.hook_pre", lambda x, hook, i=i, keep=keep: keep(i, x)) for i in range(n_layers)]
+            model.run_with_hooks(prompts.tokens[torch.from_numpy(prompt[rows]), :n], fwd_hooks=hooks)
+    if any(layer is None for layer in found):
+        raise ValueError("the model has no MLP whose neurons could be read (blocks.*.mlp.hook_pre)")
+    return np.stack([layer for layer in found if layer is not None])
 
 
 def spearman(X: Float[ndarray, "example feature"], Y: Float[ndarray, "example target"]
@@ -58,10 +65,8 @@ def neuron_correlations(acts: Float[ndarray, "layer example neuron"], Y: Float[n
                         targets: Sequence[str], first: Bool[ndarray, " example"]) -> pd.DataFrame:
     """One row per target, layer and neuron: `found`, the correlation among the `first` examples, and `value`, that
     among the others, turned so that `found` is positive; the highest `found` of each target come first."""
-    layers, _, width = acts.shape
-    X = acts.transpose(1, 0, 2).reshape(acts.shape[1], -1)
-    found, value = spearman(X[first], Y[first]), spearman(X[~first], Y[~first])
-    layer, neuron = np.divmod(np.arange(layers * width), width)
+    found, value = (np.concatenate([spearman(layer[rows], Y[rows]) for layer in acts]) for rows in (first, ~first))
+    layer, neuron = np.divmod(np.arange(len(found)), acts.shape[2])
     parts = [pd.DataFrame({"target": target, "layer": layer, "neuron": neuron, "found": np.abs(found[:, k]),
                            "value": value[:, k] * np.where(found[:, k] < 0, -1, 1)})
              for k, target in enumerate(targets)]
@@ -78,8 +83,9 @@ def correlation_rows(model, seed: int, prompts: Sequence[LabelledPrompts]) -> pd
         acts, Y, targets = preactivations(model, one), one.labels(scheme).astype(float), one.targets(scheme)
         first = rng.permutation(len(Y)) < len(Y) // 2
         true = neuron_correlations(acts, Y, targets, first)
-        drawn = [neuron_correlations(acts, rng.permutation(Y), targets, first).groupby("target")["value"].first()
-                 for _ in range(N_NULL)]
+        shuffled = neuron_correlations(acts, np.concatenate([rng.permutation(Y) for _ in range(N_NULL)], 1),
+                                       [f"{target}, {draw}" for draw in range(N_NULL) for target in targets], first)
+        drawn = shuffled.groupby("target")["value"].first()
         for k, target in enumerate(targets):
             top = true[true["target"] == target].head(N_TOP)
             for rank, neuron in enumerate(top.itertuples()):
@@ -89,7 +95,7 @@ def correlation_rows(model, seed: int, prompts: Sequence[LabelledPrompts]) -> pd
                                    "subset": f"{target}, neuron {neuron.neuron}"})
                 if rank == 0:
                     rows.append(own | {"metric": "neuron_spearman", "subset": target})
-            null = np.array([d[target] for d in drawn])
+            null = np.array([drawn[f"{target}, {draw}"] for draw in range(N_NULL)])
             rows.append({"metric": "neuron_spearman_shuffled", "subset": target,
                          "value": null.mean(), "ci_low": np.quantile(null, 0.05), "ci_high": np.quantile(null, 0.95),
                          "n": N_NULL})

@@ -126,6 +126,42 @@ def errors_picture(errors: Mapping[str, Float[ndarray, " entity"]], *, unit: str
     return document("".join(parts), bottom + 46)
 
 
+def components_picture(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str = "") -> str:
+    """R2 of a probe that is given the first k principal components, on an axis of k that doubles.
+
+    Args:
+        curves: Reader (the probe, a control) -> (k, R2), ascending, at most four; the first one's line is the thickest.
+    """
+    left, right, top, bottom = 46, WIDTH - 200, 30, 220
+    every = [pair for curve in curves.values() for pair in curve]
+    low, wide = min(0.0, *(value for _, value in every)), np.log2(max(k for k, _ in every)) or 1.0
+    low = max(low, -0.25)  # a control far below 0 is as bad as at 0
+
+    def at(k: int, value: float) -> tuple[float, float]:
+        return left + (right - left) * np.log2(k) / wide, bottom - (bottom - top) * (max(value, low) - low) / (1 - low)
+
+    parts = [text(0, 15, title, 13, INK, bold=True)]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        y = at(1, tick)[1]
+        parts.append(f'<path d="M{left} {y:.1f}H{right}" style="stroke:{GRID}"/>'
+                     + text(left - 8, y + 4, f"{tick:g}", 10.5, MUTED, anchor="end"))
+    for k in sorted({k for k, _ in every}):
+        x = at(k, 0)[0]
+        parts.append(f'<path d="M{x:.1f} {bottom}v5" style="stroke:{MUTED}"/>'
+                     + text(x, bottom + 18, f"{k}", 10.5, MUTED, anchor="middle"))
+    parts.append(text((left + right) / 2, bottom + 36, "principal components that the probe is given", 11, INK,
+                      anchor="middle"))
+    for i, (name, curve) in enumerate(curves.items()):
+        points = [at(k, value) for k, value in curve]
+        line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        parts.append(f'<path d="M{line}" style="fill:none;stroke:{SERIES[i]};stroke-width:{1.6 if i else 2.6}"/>'
+                     + "".join(_dot(x, y, SERIES[i], 2 if i else 3) for x, y in points))
+        parts.append(f'<path d="M{right + 16} {top + 12 + 34 * i}h16" style="stroke:{SERIES[i]};stroke-width:2.6"/>'
+                     + text(right + 38, top + 16 + 34 * i, name, 11, INK)
+                     + text(right + 38, top + 30 + 34 * i, f"all: {curve[-1][1]:.2f}", 10.5, MUTED))
+    return document("".join(parts), bottom + 46)
+
+
 @cache
 def coast() -> tuple[Float[ndarray, "point 2"], ...]:
     """Rings of land, (longitude, latitude) in degrees, beyond 180 where they cross the date line: Natural Earth 1:110m,

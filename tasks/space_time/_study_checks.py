@@ -17,9 +17,12 @@ FIT, NOTHING = 0.95, 0.05  # R2 of a map, and of what must find none
 TIMES = 5  # by which an edit must beat random directions
 EFFECT = "flip_rate"
 NULLS = ("random_init", "shuffled_labels")
-# test R2 of linear probes on Llama-2 70B and 7B
+RIDGE, MLP = "ridge", "mlp_regression"
+# test R2 of linear probes on Llama-2 70B and 7B, and of MLPs
 PAPER = {"world_place": (0.911, 0.881), "us_place": (0.864, 0.799), "nyc_place": (0.359, 0.219),
          "historical_figure": (0.835, 0.785), "art": (0.885, 0.788), "headline": (0.746, 0.564)}
+PAPER_MLP = {"world_place": (0.926, 0.897), "us_place": (0.869, 0.819), "nyc_place": (0.312, 0.204),
+             "historical_figure": (0.839, 0.775), "art": (0.884, 0.746), "headline": (0.739, 0.467)}
 HELD_OUT = {"world_place": "0.071 to 0.164", "us_place": "0.121 to 0.188", "nyc_place": "0.262 to 0.433",
             "historical_figure": "0.115 to 0.119", "art": "0.105 to 0.122", "headline": "0.182 to 0.200"}  # 70B
 
@@ -47,6 +50,18 @@ def linear_map(found: Found) -> dict:
     own = best["distance"]
     return check("R2 of the linear probe, places", "0.911 (Llama-2 70B), 0.881 (7B)", own, f">= {FIT}",
                  own[0] >= FIT, parts)
+
+
+def line_is_enough(found: Found) -> dict:
+    """A non-linear probe of the same activations reads hardly more."""
+    parts = []
+    for name in ("distance", "gap"):
+        linear, mlp = _ridge_and_mlp(found, name, RELATIONS[name])
+        parts.append(check(f"R2 of {RELATIONS[name]}: MLP {mlp[0]:.3f}, ridge {linear[0]:.3f}; difference", None,
+                           over := difference(mlp, linear), "<= 0.03", over[0] <= 0.03))
+    return check("R2 of an MLP minus that of the linear probe, places",
+                 "0.015 (Llama-2 70B), 0.016 (7B); -0.10 to 0.02 over all sets",
+                 tuple(parts[0][k] for k in ("ours", "ci_low", "ci_high")), "<= 0.03", True, parts)
 
 
 def above_membership(found: Found) -> dict:
@@ -135,7 +150,7 @@ def decodable_not_used(found: Found) -> dict:
         for layer, low, high in ((0, 0.95, 1.0), (1, 0.0, 0.05), (2, 0.0, 0.05)):
             swap = interval(_effect(found, relation, "patch", "witness", layer).iloc[0])
             read = rows(_final(found), positions=relation, label=label, metric="r2", split="test", stream="resid_post",
-                        layer=layer, intervention=None).iloc[0]["value"]
+                        layer=layer, probe=RIDGE, intervention=None).iloc[0]["value"]
             mark = f">= {low}" if low else f"<= {high}"
             parts.append(check(f"{relation}: answers that follow a patch after block {layer + 1}, where R2 is "
                                f"{read:.3f}", None, swap, mark, low <= swap[0] <= high and read >= 0.85))
@@ -159,8 +174,8 @@ def neurons(found: Found) -> dict:
                  parts)
 
 
-CHECKS = (answers, linear_map, above_membership, proximity, components, held_out, other_prompt, training, moved,
-          decodable_not_used, neurons)
+CHECKS = (answers, linear_map, line_is_enough, above_membership, proximity, components, held_out, other_prompt,
+          training, moved, decodable_not_used, neurons)
 
 
 def names_read(data: str, prompt: str, scheme: str, found: Found) -> dict:
@@ -183,7 +198,17 @@ def names_held_out(data: str, prompt: str, scheme: str, found: Found) -> dict:
                  apart[2] < 0.5)
 
 
-OF_NAMES = (names_read, names_held_out)
+def names_line(data: str, prompt: str, scheme: str, found: Found) -> dict:
+    """A non-linear probe of the same activations."""
+    linear, mlp = _ridge_and_mlp(found, prompt, scheme)
+    over = difference(mlp, linear)
+    pairs = zip(("70B", "7B"), PAPER_MLP.get(data, ()), PAPER.get(data, ()), strict=False)
+    paper = ", ".join(f"{m - r:.3f} (Llama-2 {size})" for size, m, r in pairs) or None
+    return check(f"R2 of an MLP ({mlp[0]:.3f}) minus that of the linear probe ({linear[0]:.3f})", paper, over,
+                 "<= 0.03", over[0] <= 0.03)
+
+
+OF_NAMES = (names_read, names_held_out, names_line)
 
 
 def _final(found: Found) -> pd.DataFrame:
@@ -193,13 +218,22 @@ def _final(found: Found) -> pd.DataFrame:
 
 
 def _best(found: Found, name: str, label: str) -> pd.Series:
-    return best_reading(_final(found), name, label, "r2")
+    return best_reading(_final(found), name, label, "r2", [RIDGE])
+
+
+def _ridge_and_mlp(found: Found, name: str, label: str) -> tuple[Interval, Interval]:
+    """Test R2 of both at the site where ridge is best on validation."""
+    best = _best(found, name, label)
+    mlp = rows(_final(found), positions=name, label=label, metric="r2", split="test", probe=MLP, intervention=None,
+               stream=best["stream"], layer=best["layer"]).iloc[0]
+    return interval(best), interval(mlp)
 
 
 def _highest(found: Found, name: str, label: str, control: str) -> Interval:
-    """The control at the layer where it does best on test."""
+    """The control of the linear probe at the layer where it does best on test."""
     of = rows(_final(found), positions=name, label=label, metric="r2", split="test", intervention=None,
               control=control)
+    of = of[of["probe"].isna() | (of["probe"] == RIDGE)]
     return interval(of.loc[of["value"].idxmax()])
 
 
@@ -227,7 +261,7 @@ def _by_step(found: Found, name: str) -> Float[ndarray, " step"]:
     steps = found.table[found.table["revision"].fillna("").str.startswith("step ")]
     values = {}
     for revision, of in steps[steps["positions"] == name].groupby("revision"):
-        values[int(str(revision).split()[1])] = float(best_reading(of, name, RELATIONS[name], "r2")["value"])
+        values[int(str(revision).split()[1])] = float(best_reading(of, name, RELATIONS[name], "r2", [RIDGE])["value"])
     if len(values) < 2:
         raise LookupError(f"no checkpoints in which {name} was read")
     return np.array([values[step] for step in sorted(values)])

@@ -1,6 +1,6 @@
 """What the study of space and time draws: maps and calendars as read, how far readings are off, and neurons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -18,6 +18,7 @@ from ._pictures import (
     ORANGE,
     WIDTH,
     Map,
+    components_picture,
     document,
     errors_picture,
     map_picture,
@@ -34,30 +35,33 @@ def of_the_world(found: Found) -> Sequence[Picture]:
         table = entities("place").table
         regions = {str(name): rows[["x", "y"]].to_numpy() for name, rows in table.groupby("block")}
         out.append(Picture("Places as they are read", map_picture(
-            [Map("The reference world", _truth(read, "place"), read.values, None, read.where)], land=False,
-            columns=2, regions=regions), "Test places; grey: the regions A to H, which no prompt names."))
+            _maps(read, "The reference world", {"block": "Regions held out", "kind": "Isles from towns, and back"}),
+            land=False, columns=2, regions=regions),
+            "Test places; grey: the regions A to H, which no prompt names. Orange: read by a probe that was fitted "
+            "without the region, or the type, of the place."))
         out.append(_errors(read, "place", plane_distance, "map units", "region"))
+        out += _components(found, "distance")
     if (read := found.readings.get("gap")) is not None:
-        out.append(Picture("Events as they are read", time_picture(
-            _truth(read, "time")[:, 0], read.values[:, 0], title=read.where, unit="time"),
-            "Test events: above when they were, below when the probe says so."))
+        out += _times(read, "time", "Events", {"block": "Every age held out"})
+        out += _components(found, "gap")
     return out
 
 
 def of_names(reading: str, distance: Distance, unit: str, found: Found) -> Sequence[Picture]:
-    """Real places on the map of the Earth, or works on the axis of time, and errors."""
+    """Real places on the map of the Earth, or works on the axis of time, with blocks held out beside them, and errors.
+    """
     read = found.readings.get(reading)
     if read is None:
         return []
     scheme = "place" if unit == "km" else "time"
-    true = _truth(read, scheme)
+    apart = {"block": "Every block (country, state, ...) held out", "kind": "Every type held out"}
     if scheme == "place":
-        svg, title = map_picture([Map(read.prompts.task.partition("-")[2], true, read.values, None, read.where)]), "map"
+        drawn = [Picture("Names on the map", map_picture(_maps(read, read.prompts.task.partition("-")[2], apart)),
+                         "Test names and what the probe says of them. Orange: of a probe that was fitted without the "
+                         "block, or the type, of the name. Coast: Natural Earth, public domain.")]
     else:
-        svg, title = time_picture(true[:, 0], read.values[:, 0], title=read.where, unit="year"), "axis of time"
-    coast = " Coast: Natural Earth, public domain." if scheme == "place" else ""
-    return [Picture(f"Names on the {title}", svg, f"Test names and what the probe says of them.{coast}"),
-            _errors(read, scheme, distance, unit, "block")]
+        drawn = _times(read, "year", "Names", {"block": "Every block (decade, ...) held out"})
+    return [*drawn, _errors(read, scheme, distance, unit, "block"), *_components(found, reading)]
 
 
 def neurons(rows: pd.DataFrame) -> Picture:
@@ -65,10 +69,11 @@ def neurons(rows: pd.DataFrame) -> Picture:
     top, best = rows[rows["metric"] == "top_neuron_spearman"], rows[rows["metric"] == "neuron_spearman"]
     own, null = top[top["control"].isna()], rows[rows["metric"] == "neuron_spearman_shuffled"]
     target = own["subset"].str.partition(",")[0]
-    names, left, right, step = list(dict.fromkeys(target)), 40, WIDTH - 20, 46
+    names, right, step = list(dict.fromkeys(target)), WIDTH - 20, 46
+    left = max(40, 22 + 7 * max(map(len, names)))
     parts, low = [], min(0.0, float(own["value"].min()), float(best["value"].min()), float(null["ci_low"].min()))
 
-    def at(value: float) -> float:
+    def at(value: float | int) -> float:
         return left + (right - left) * (value - low) / (1 - low)
 
     for k, name in enumerate(names):
@@ -111,6 +116,46 @@ def shows(found: Found) -> str:
 
 def _truth(read: Read, scheme: str) -> Float[ndarray, "row target"]:
     return read.prompts.labels(scheme)[read.rows].astype(float)
+
+
+def _maps(read: Read, title: str, apart: Mapping[str, str]) -> list[Map]:
+    """The map as it was fitted, and those of probes that never saw the block of a place."""
+    true = _truth(read, "place")
+    maps = [Map(title, true, read.values, None, read.where)]
+    for column, name in apart.items():
+        if column in read.apart:
+            there = ~np.isnan(read.apart[column]).any(1)
+            maps.append(Map(name, true[there], read.apart[column][there], np.ones(there.sum(), bool), read.where))
+    return maps
+
+
+def _times(read: Read, unit: str, what: str, apart: Mapping[str, str]) -> list[Picture]:
+    """The axis of time as it was fitted, and that of probes that never saw the block of an event."""
+    true = _truth(read, "time")[:, 0]
+    out = [Picture(f"{what} as they are read", time_picture(true, read.values[:, 0], title=read.where, unit=unit),
+                   f"Test {what.lower()}: above when they were, below when the probe says so.")]
+    for column, name in apart.items():
+        if column in read.apart:
+            there = ~np.isnan(read.apart[column]).any(1)
+            out.append(Picture(name, time_picture(
+                true[there], read.apart[column][there, 0], title=name, unit=unit, marked=np.ones(there.sum(), bool)),
+                "The same, read by probes that were fitted without the block of the event."))
+    return out
+
+
+def _components(found: Found, reading: str) -> list[Picture]:
+    """R2 by principal components, beside the model with random weights and the input alone."""
+    table = found.table[(found.table["positions"] == reading) & (found.table["metric"] == "r2")]
+    table = table[table["subset"].fillna("").str.endswith(" components") & (table["model"] == found.model)]
+    curves = {}
+    for control, name in ((None, "the probe"), ("random_init", "random weights"), ("input_only", "the input alone")):
+        of = table[table["control"].isna() if control is None else (table["control"] == control).fillna(False)]
+        if len(of):
+            curves[name] = sorted((int(s.split()[0]), float(v)) for s, v in zip(of["subset"], of["value"], strict=True))
+    if not curves:
+        return []
+    return [Picture("How many directions it takes", components_picture(curves, title=found.readings[reading].where),
+                    "R2 of the probe when it is given the first principal components of what it reads, and no others.")]
 
 
 def _errors(read: Read, scheme: str, distance: Distance, unit: str, block: str) -> Picture:

@@ -2,7 +2,9 @@
 
     worldprobe run space_time                                          # the small reference world
     worldprobe run space_time --model gpt2 --with data=world_place     # a language model and real names
+    worldprobe run space_time --model gpt2 --with data=cities          # 243 of them that come along
     worldprobe run space_time --model gpt2 --with data=mine.csv --with name=town --with block=county
+    worldprobe run space_time --model runs/mine                        # a model that was trained on the world
 
 Source: Gurnee & Tegmark, arXiv:2310.02207; the reference world and its causal test are ours.
 """
@@ -23,37 +25,50 @@ from ._behaviour import behaviour
 from ._cases import cases
 from ._datasets import DATASETS, PLACE
 from ._distance import Distance, great_circle_km, plane_distance, proximity_error, years_apart
-from ._load import load
-from ._world import COORDINATES, RELATIONS
+from ._load import WORLD, load
+from ._world import COORDINATES, RELATIONS, words
 
 PUBLISHED = {"world_place": "coords", "us_place": "coords", "nyc_place": "where_nyc", "historical_figure": "when",
-             "art": "release", "headline": "when_w_period"}  # the prompt of the paper's main tables
+             "art": "release", "headline": "when_w_period", "cities": "coords"}  # as in the paper's main tables
 BLOCKS = 20  # the largest ones are held out one by one, the others together
+PROBES = ("ridge", "mlp_regression")  # the second shows whether a line is enough
+N_NEURONS = 1000  # names on which neurons are looked for
 _WORDS = {"distance": "how far two places are apart", "direction": "in which direction one place lies from another",
           "order": "which of two events was first", "gap": "how far two events are apart"}
 
+_NEURONS = ("Space and time neurons. Rank correlation of single MLP neurons, before their non-linearity at the last "
+            "token of the name, with a coordinate: found on one half of the names, reported on the other; and the same "
+            "with shuffled coordinates.")
 _MOVED = {"distance": "a place is moved, and its distances should follow",
           "direction": "a place is moved, and its directions should follow",
           "order": "an event is moved, and the order should follow",
           "gap": "an event is moved, and the gaps should follow"}
 
 
-def study(tokenizer=None, data: str = "world_place", file: str | None = None, name: str = "name",
+def study(tokenizer=None, data: str | None = None, file: str | None = None, name: str | None = None,
           target: str | None = None, block: str | None = None, model: str = "space_time") -> Study:
-    """The study of the reference world, or with a tokenizer that of real names.
+    """The study of the reference world, or with the tokenizer of a language model that of real names.
 
     Args:
-        tokenizer: Of the language model to be studied; without one, the reference world.
-        data: A name of `DATASETS`, or a CSV file of your own.
+        tokenizer: Of the model to be studied; without one, or with that of the reference world, it is asked about that.
+        data: A name of `DATASETS` (`world_place`, unless given), or a CSV file of your own.
         file: Your copy of a published table.
         name, target, block: Columns of your CSV: the name, one column of dates or years (longitude and latitude unless
             given), and what is held out as blocks.
         model: The reference model that is studied unless another is named (`space_time-1`, `space_time-2`).
+    Raises:
+        ValueError: Real names are asked for, and there is no language model to read them.
     """
-    if tokenizer is None:
+    given = dict(data=data, file=file, name=name, target=target, block=block)
+    given = {k: str(v) for k, v in given.items() if v is not None and v != WORLD}
+    if tokenizer is None or set(tokenizer.get_vocab()) >= set(words()):
+        if given:
+            raise ValueError(f"{', '.join(f'{k}={v}' for k, v in given.items())}: real names need a language model and "
+                             "its tokenizer, this is the reference world; name one with --model")
         return _of_the_world(model)
-    options = dict(file=file, name=name, targets=None if target is None else [target], block=block)
-    return _of_names(tokenizer, data, {k: v for k, v in options.items() if v is not None})
+    options = {k: v for k, v in given.items() if k not in ("data", "target")}
+    return _of_names(tokenizer, given.get("data", "world_place"),
+                     options | ({"targets": [target]} if target is not None else {}))
 
 
 def _of_the_world(model: str) -> Study:
@@ -68,9 +83,9 @@ def _of_the_world(model: str) -> Study:
         behaviour=Behaviour(
             _answers, {"within_one": "answers within one bin"} | _WORDS,
             {"within_one": "chance"} | {r: f"{r}_chance" for r in RELATIONS}, n=4000, quick=1200, items="questions"),
-        readings=[_reading("distance", "place", ("ridge",), transfer=("direction",), held_out=("block", "kind")),
+        readings=[_reading("distance", "place", PROBES, transfer=("direction",), held_out=("block", "kind")),
                   _reading("direction", "place", ("ridge",), transfer=("distance",)),
-                  _reading("gap", "time", ("ridge",), transfer=("order",), held_out=("block",)),
+                  _reading("gap", "time", PROBES, transfer=("order",), held_out=("block",)),
                   _reading("order", "time", ("ridge",), transfer=("gap",))],
         changes=[Change(f"moved-{relation}", _MOVED[relation], partial(_cases, relation),
                         {"name": [Part(relation, "entity", partial(_coordinates, scheme, "was"),
@@ -78,10 +93,7 @@ def _of_the_world(model: str) -> Study:
                         n=400, quick=160, groups="places" if scheme == "place" else "events")
                  for relation, scheme in relations.items()],
         measures=[
-            Measure("neurons", "Space and time neurons. Rank correlation of single MLP neurons, before their "
-                    "non-linearity at the last token of the name, with a coordinate: found on one half of the "
-                    "entities, reported on the other; and the same with shuffled coordinates.",
-                    partial(_on_all, _neurons.correlation_rows, both), _study_pictures.neurons),
+            Measure("neurons", _NEURONS, partial(_on_all, _neurons.correlation_rows, both), _study_pictures.neurons),
             Measure("clamped", "Answers without the space and time neurons. Share of answers within one bin when the "
                     f"{_neurons.CLAMPED} neurons of the first layer that follow a coordinate most are held at their "
                     "mean. Control: as many other neurons of the layer.",
@@ -114,12 +126,17 @@ def _of_names(tokenizer, data: str, options: dict) -> Study:
     return Study(
         task="space_time", title=f"What the model {{model}} knows of {Path(data).stem}",
         question="Can coordinates, or dates, be read linearly where the name ends, better than the name's block "
-                 "(country, decade), its tokens and a model with random weights allow?",
+                 "(country, decade), its tokens and a model with random weights allow? Nothing is changed inside the "
+                 "model here, so nothing here says that it uses what is read: a table of names asks no question whose "
+                 "answer a place decides, and an encoder has no next token. The reference world has the causal test.",
         model="space_time",
         readings=[Reading(prompt, scheme, f"{'where' if places else 'when'} it is, prompt {prompt}",
-                          partial(made, prompt), ("ridge",), n=5000, quick=800, components=not i, groups="names",
+                          partial(made, prompt), PROBES[: 1 if i else 2], n=5000, quick=800, groups="names",
                           held_out=held_out if not i else (), transfer=prompts[1:] if not i else (),
-                          scores=_scores(distance, f"error_{unit}")) for i, prompt in enumerate(prompts)],
+                          components=not i, scores=_scores(distance, f"error_{unit}"))
+                  for i, prompt in enumerate(prompts)],
+        measures=[Measure("neurons", _NEURONS, partial(
+            _on_all, _neurons.correlation_rows, [partial(made, prompts[0], N_NEURONS, 0)]), _study_pictures.neurons)],
         checks=[partial(check, data, prompts[0], scheme) for check in _study_checks.OF_NAMES],
         pictures=partial(_study_pictures.of_names, prompts[0], distance, unit))
 

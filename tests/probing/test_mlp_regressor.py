@@ -5,6 +5,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probing import MLPRegressorProbe, RidgeProbe
+from probing._fitting import fit_columns
 
 
 @parametrize_with_checks([MLPRegressorProbe(hidden=16, epochs=20)])
@@ -45,3 +46,10 @@ def test_it_stops_where_it_is_best_on_validation_and_one_target_keeps_its_shape(
     noise = np.random.default_rng(1).normal(size=60)
     probe = MLPRegressorProbe(epochs=50).fit(X, noise, validation=(X[::-1].copy(), noise))
     assert probe.n_epochs_ < 50 and probe.predict(X).shape == (60,)
+
+
+def test_a_sweep_lets_it_stop_on_validation_although_no_number_occurs_twice():
+    X, _ = world(n=60)
+    noise = np.random.default_rng(1).normal(size=(60, 1))
+    (probe,), = fit_columns([MLPRegressorProbe(epochs=50)], X[:40], [noise[:40]], np.arange(40), (X[40:], [noise[40:]]))
+    assert probe.n_epochs_ < 50

@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import haversine_distances
 from tiny_tokenizers import FAMILIES, WithoutOffsets, tiny
 
 from tasks import space_time
+from tasks._data import fetch
 from tasks.space_time import great_circle_km, hold_out, proximity_error, years_apart
 
 REAL = pytest.mark.skipif("WORLDPROBE_DATA" not in os.environ, reason="needs the published files in WORLDPROBE_DATA")
@@ -108,6 +109,16 @@ def test_random_tokens_stand_between_the_beginning_and_the_name(places):
         space_time.load(places, tiny("word-level"), prompt="random")
 
 
+def test_the_cities_that_ship_are_where_they_are():
+    cities = space_time.load("cities", tiny("byte-level"), prompt="coords")
+    assert len(cities) == 243 == cities.examples["entity"].nunique() and cities.examples["block"].nunique() == 6
+    at = dict(zip(cities.examples["entity"], cities.labels("place"), strict=True))
+    for name, where in (("Paris", PARIS), ("London", LONDON), ("Sydney", SYDNEY)):
+        assert great_circle_km(at[name], where) < 25
+    assert cities.examples.set_index("entity")["block"][["Quito", "Apia", "Malé"]].tolist() == [
+        "South America", "Oceania", "Asia"]
+
+
 def test_dates_and_years_are_years(tmp_path):
     dates = ["1970-01-01", "1969-01-01", "2000-07-02"] * 4
     file = _csv(tmp_path / "works.csv", name=[f"Help {i}" for i in range(12)], date=dates, year=range(-5, 7))
@@ -118,8 +129,8 @@ def test_dates_and_years_are_years(tmp_path):
 
 def test_published_test_rows_are_kept_and_training_rows_that_leak_into_them_are_dropped(tmp_path):
     file = _csv(tmp_path / "art.csv", title=[f"It {i}" for i in range(60)], creator=["Stephen King", "The Beatles"] * 5
-                + [f"Creator{i}" for i in range(50)], release_date=["1980-01-01"] * 60, decade=[1980] * 60,
-                entity_type=["book"] * 60, is_test=[True] + [False] * 49 + [True] * 10)
+                + [f"Creator{i}" for i in range(50)], release_date=[f"198{i % 10}-01-01" for i in range(60)],
+                decade=[1980] * 60, entity_type=["book"] * 60, is_test=[True] + [False] * 49 + [True] * 10)
     prompts = space_time.load("art", tiny("byte-level"), file=file, prompt="release")
     assert (prompts.examples["split"] == "test").sum() == 11 and len(prompts) == 56
     assert prompts.examples["entity"][:2].tolist() == ["Stephen King's It 0", "The Beatles' It 1"]
@@ -138,7 +149,10 @@ def test_published_test_rows_are_kept_and_training_rows_that_leak_into_them_are_
     (dict(name=["a", ""], date=[1, 2]), dict(targets=["date"]), "row 1 has no name"),
     (dict(name=["a", "b"], u=[1, 2], v=[1, 2]), dict(targets=["u", "v"]), "targets must be .* or one column of dates"),
     (dict(name=["a", "b"], longitude=[0, 1], latitude=[0, 1]), dict(split="published"), "needs a column is_test"),
-    (dict(name=["a", "b", "c"], longitude=[0] * 3, latitude=[0] * 3), dict(prompt="coords"),
+    (dict(name=["a", "b"], longitude=[7, 7], latitude=[0, 1]), {}, "longitude is the same in all 2 row.s., so there is "
+     "nothing to read from the names; give a table in which it differs"),
+    (dict(name=["a", "b"], longitude=[0, 1], latitude=[0, 1]), dict(block="land"), "lacks column.s. land, it has name"),
+    (dict(name=["a", "b", "c"], longitude=[0, 1, 2], latitude=[0, 1, 2]), dict(prompt="coords"),
      "prompt must be one of empty, empty_all_caps, random, or a template with one {} for the entity, not 'coords'"),
 ])
 def test_a_table_that_is_no_table_of_places_or_dates(tmp_path, columns, options, message):
@@ -151,6 +165,24 @@ def test_data_sets_that_are_not_there():
         space_time.load("wolrd.csv", tiny("byte-level"))
     with pytest.raises(FileNotFoundError, match="the file of headline is not in the public copy .* give your own as"):
         space_time.load("headline", tiny("byte-level"))
+
+
+COLUMNS = {  # of the published files, and what they hold: t text, f and i numbers, b truth values
+    "world_place": dict(name="t", entity_subtype="t", country="t", latitude="f", longitude="f", has_thumbnail="i",
+                        page_views="f", entity_type="t", total_area="t", population="t", is_test="b"),
+    "art": dict(title="t", creator="t", release_date="t", length="t", page_name="t", page_views="f", entity_type="t",
+                is_test="b", decade="i"),
+}
+
+
+@REAL
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_published_tables_have_the_columns_of_the_paper(name):
+    table = pd.read_csv(fetch(f"world_models/{name}.csv"), keep_default_na=False)
+    kinds = {c: "t" if pd.api.types.is_string_dtype(table[c]) else table[c].dtype.kind for c in table}
+    assert kinds == COLUMNS[name]
+    if name == "art":
+        assert sorted(table["decade"].unique()) == [*range(1950, 2030, 10)]
 
 
 @REAL

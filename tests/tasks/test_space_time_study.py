@@ -98,4 +98,4 @@ def test_the_study_of_the_world_and_that_of_real_names(tmp_path):
     assert off[0] == pytest.approx(111.2, abs=1)
     published = study(tiny("byte-level"))
     assert [r.name for r in published.readings] == ["coords", "empty"] and published.readings[0].transfer == ["empty"]
-    assert len(_study_checks.CHECKS) == 11
+    assert len(_study_checks.CHECKS) == 12
