@@ -7,7 +7,15 @@ import pandas as pd
 from worldprobe import _plots
 from worldprobe._report import Exhibit, Section, Table
 from worldprobe._rows import cell, control_name, depth, metric_name, pick, site_name
-from worldprobe._verdicts import best_probe, chosen_edit, effect_controls, interventions_of, probe_controls, ranked
+from worldprobe._verdicts import (
+    best_probe,
+    chosen_edit,
+    effect_controls,
+    interventions_of,
+    probe_controls,
+    ranked,
+    standing,
+)
 
 INTERVAL = "{where}: 95 % interval, percentile bootstrap over {groups}."
 BAND = "Grey band: 5th to 95th percentile of {n} random directions of equal norm."
@@ -213,7 +221,8 @@ def _probe_text(table: pd.DataFrame, label: str, metric: str) -> list[str]:
     chosen = len(pick(table, label=label, metric=metric, split="validation", control=None, subset="all"))
     how = "Probe and layer were chosen on the validation split." if chosen else (
         "Without validation rows, probe and layer were chosen on the split they are reported on, which flatters them.")
-    return [f"The best probe of {label} is {best['probe']} at {site_name(best)}: {metric} {cell(best)}. {how}"]
+    text = f"The best probe of {label} is {best['probe']} at {site_name(best)}: {metric} {cell(best)}. {how}"
+    return [part for part in (text, standing(table, best, metric)) if part]
 
 
 def _counts(rows: pd.DataFrame, groups: str) -> str:

@@ -118,6 +118,18 @@ def reads(table: pd.DataFrame, label: str | None = None, metric: str = "accuracy
                    f"{at}, {side} {strongest}, {_rival_name(rival)}: {cell(rival)}.{too}")
 
 
+def standing(table: pd.DataFrame, best: pd.Series, metric: str) -> str:
+    """Every control of a probe row at its strongest layer, as one sentence or two: what the probe clearly beats, and
+    what it does not."""
+    above, level = list[str](), list[str]()
+    for _, rows in probe_controls(table, best).groupby("control", sort=False):
+        rival = ranked(rows, metric).iloc[0]
+        said = above if _beyond(best, rival, not lower_is_better(metric)) else level
+        said.append(f"{_rival_name(rival)} ({number(rival['value'])})")
+    parts = [f"Clearly better than {', '.join(above)}."] if above else []
+    return " ".join([*parts, f"Not clearly better than {', '.join(level)}."] if level else parts)
+
+
 def interventions_of(table: pd.DataFrame, necessity: bool) -> list[str]:
     """The edits of the table that remove (necessity) or that write (sufficiency)."""
     verbs = table["intervention"].dropna().unique()

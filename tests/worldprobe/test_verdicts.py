@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from worldprobe._rows import pick, with_interval
-from worldprobe._verdicts import best_probe, chosen_edit, enough, reads, used, verdicts
+from worldprobe._verdicts import best_probe, chosen_edit, enough, reads, standing, used, verdicts
 
 
 def test_reads_is_yes_when_the_probe_beats_its_strongest_control(table):
@@ -31,6 +31,13 @@ def test_reads_is_not_tested_without_a_control(table):
 def test_the_embedding_is_a_control_of_the_layers_above_it(table):
     first = table[table["control"].isna() & (table["layer"] == 0)]
     assert "the same probe on the embedding" in reads(first, "mine_theirs").because
+
+
+def test_every_control_is_named_on_the_side_where_it_stands(table):
+    above = standing(table, best_probe(table, "mine_theirs"), "accuracy")
+    assert above.startswith("Clearly better than") and "shortcut: no flip (0.803)" in above and "Not" not in above
+    level = standing(table, best_probe(table, "black_white"), "accuracy").partition("Not clearly better than ")[2]
+    assert "shortcut: no flip bw (0.803)" in level and "majority" not in level
 
 
 def test_probe_and_layer_are_chosen_on_validation(table):
