@@ -160,9 +160,12 @@ def study(out: str | Path, model: str, *, games: int | None, cases: str | None, 
     site_weights, probe_tables = probe_stages(folder, bridge, prompts, settings, seed, log)
     tables += probe_tables
     scans: list[pd.DataFrame] = []
-    for edit in EDITS:
-        reported, scanned = edit_stages(folder, bridge, site_weights, prompts, edit, kind, n_cases, size, settings,
-                                        seed, log)
+
+    def edited(edit: str) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+        own = bridge if edit == EDITS[0] else load_model(model)  # hooks of one would run in the other
+        return edit_stages(folder, own, site_weights, prompts, edit, kind, n_cases, size, settings, seed, log)
+
+    for reported, scanned in spread(edited, EDITS):
         tables += reported
         scans += scanned
     table = correct_p_values(results_frame(pd.concat(tables, ignore_index=True).to_dict("records")))
