@@ -70,7 +70,7 @@ class Answers:
                   self.prompts(self.drawn[:, 0]))]
         if (by_type := self._of_types()) is not None:
             found.append((f"{name}-type", "type", f"how it errs ({words}), {question}", by_type))
-        return [(Reading(name, label, said, lambda n, seed, data=data: data, n=len(data), quick=len(data),
+        return [(Reading(name, label, said, functools.partial(_whatever, data), n=len(data), quick=len(data),
                          groups=self.asked.groups), data) for name, label, said, data in found]
 
     def prompts(self, answers: Int[ndarray, " question"] | None = None) -> LabelledPrompts:
@@ -98,6 +98,11 @@ class Answers:
     def _table(self, lengths: Int[Tensor, " question"]) -> pd.DataFrame:
         return self.questions.table[["group", "split"]].reset_index(drop=True).assign(
             prompt=np.arange(len(self.drawn)), pos=lengths.numpy() - 1)
+
+
+def _whatever(prompts: LabelledPrompts, n: int, seed: int) -> LabelledPrompts:
+    """Answers are drawn once: whatever number is asked for, these are what there is."""
+    return prompts
 
 
 def answer_stages(folder: Run, model: Any, study: Study, seed: int, quick: bool) -> list[Answers]:

@@ -169,7 +169,7 @@ class Bench:
         followed = {verb: min((c for c in chosen.values() if c.way.verb == verb), key=lambda c: c.rank).way
                     for verb in dict.fromkeys(way.verb for way in chosen)}  # at all doses, with all controls
         for way, one in chosen.items():
-            doses = way.doses[self.quick] if way in followed.values() else [one.alpha]
+            doses = way.doses[self.quick] if way in followed.values() else sorted({1.0, one.alpha})  # 1 compares ways
             tables.append(self._stage(place, f"report-{way.name}", functools.partial(
                 at.report, way, one.site, doses, one.alpha)))
             self.folder.log(f"{self.change.name}, {place}, {way.verb} {way.direction}: "

@@ -160,7 +160,7 @@ def heads_steer(found: Found) -> dict:
     others = interval(_highest(rows(_final(found), control="random_heads", **where)))
     part = check("the same of as many other heads, best dose: mean, 5th and 95th percentile of 20 draws", None, others,
                  "below it, intervals apart", own[1] > others[2])
-    return check(f"probability of the right object, heads pushed at the last token, best dose (not pushed: {null:.3f})",
+    return check(f"probability of the right answer, heads pushed at the last token, best dose (not pushed: {null:.3f})",
                  "true and informative 42.3 % (mass-mean) against 31.2 % (random)", own,
                  "above no push, interval included", own[1] > null, [part])
 
