@@ -16,8 +16,9 @@ from ._rows import pick, site_name
 from ._verdicts import NECESSITY
 
 SHARES = {  # the metric of a share, in the order in which one is taken -> its words
-    "flip_rate": "answers that become the new one", "error_ratio": "share of the error that the edit removes",
+    "flip_rate": "answers that become the new one",
     "mass_after_recovery": "share of the probability that telling the model moves",
+    "error_ratio": "share of the error that the edit removes",
     "log_odds_recovery": "share of the log-odds that telling the model moves",
     "nie": "share of what patching the whole activation does",
 }
@@ -107,9 +108,12 @@ def _edits_of(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(rows: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
-    """(the rows of the share that is taken, its metric); of flips those of the cases that were solved before."""
+    """(the rows of the share that is taken, its metric); of flips those of the cases that were solved before, and none
+    where no answer flips whatever is done: there the first choice does not tell."""
     for metric in SHARES:
         of = pick(rows, metric=metric)
+        if metric == "flip_rate" and not of["value"].any():
+            continue
         for subset in ("solved", "all"):
             if len(pick(of, subset=subset, control=None)):
                 return pick(of, subset=subset), metric

@@ -52,30 +52,31 @@
   const erasedMost = most("erased_high") || 1;
   const rank = (row) => !has(row.best_rank) ? "–" : row.best_rank === row.worst_rank ? `${row.best_rank}`
     : `${row.best_rank}–${row.worst_rank}`;
-  const text = (key) => ({ value: (r) => r[key], draw: (c, r) => c.append(has(r[key]) ? r[key] : "–") });
+  const text = (key) => ({ value: (r) => r[key], draw: (c, r) => { c.classList.add("wide"); c.append(has(r[key]) ? r[key] : "–"); } });
   const plainNumber = (key) => ({ number: true, value: (r) => r[key], draw: (c, r) => c.append(number(r[key])) });
 
+  const [READ, WRITTEN] = ["Read from the states", "Written into the states"];
   const COLUMNS = [
     { key: "model", name: "Model", on: true, value: (r) => r.model, about: "The model; choose it for everything that is known of the row.", draw: opener },
     { key: "task", name: "Task", on: true, ...text("task"), about: "The task whose prompts were read." },
     { key: "label", name: "Label", on: true, ...text("label"), about: "What is read, and written: a scheme of labels." },
     { key: "place", name: "Place", on: rows.some((r) => has(r.place)), ...text("place"), about: "The tokens that are read, where a task has several." },
     { key: "probe", name: "Probe", on: true, ...text("probe"), about: "The probe, or the direction of an edit that is no probe's." },
-    { key: "layer", name: "Layer", on: true, number: true, low: true, value: (r) => r.depth, draw: (c, r) => c.append(has(r.where) ? r.where : "–"), about: "Where the probe reads; chosen on validation." },
-    { key: "score", name: "Score", on: true, number: true, value: (r) => r.score, draw: (c, r) => { whisker(c, r, "score", { tick: "shortcut" }); if (has(r.metric)) c.append(make("span", { class: "of" }, r.metric)); }, about: "On the test split, with its 95 % interval (bootstrap over groups). The bar is the strongest shortcut." },
-    { key: "rank", name: "Rank", on: true, number: true, low: true, value: (r) => has(r.best_rank) ? r.best_rank + r.worst_rank / 1e6 : null, draw: (c, r) => c.append(make("span", { class: r.best_rank === r.worst_rank ? "" : "tie" }, rank(r)), make("span", { class: "of" }, has(r.of) ? ` of ${r.of}` : "")), about: "Among probes that were asked the same. Overlapping intervals leave ranks open: 1–3 ties for the first three." },
-    { key: "reads", name: "Reads", on: true, value: (r) => r.reads, draw: (c, r) => word(c, r.reads), about: "yes: beyond every control and shortcut. no news: beyond chance, not beyond the strongest of them. no: not beyond chance." },
-    { key: "shortcut", name: "Shortcut", on: true, number: true, value: (r) => r.shortcut, draw: (c, r) => { c.classList.add("wide"); c.append(number(r.shortcut), has(r.shortcut) ? make("span", { class: "of" }, ` ${r.shortcut_name}`) : ""); }, about: "The best score without the model's inference: a rule that the task knows of." },
-    { key: "control", name: "Best control", on: false, number: true, value: (r) => r.control, draw: (c, r) => { c.classList.add("wide"); c.append(number(r.control), has(r.control) ? make("span", { class: "of" }, ` ${r.control_name}`) : ""); }, about: "The strongest of all controls: majority, shuffled labels, random weights, the input alone, the embedding, shortcuts." },
-    { key: "selectivity", name: "Selectivity", on: true, ...plainNumber("selectivity"), about: "The score minus that of the same probe on shuffled labels." },
-    { key: "effect", name: "Causal effect", on: true, number: true, value: (r) => r.effect, draw: (c, r) => { whisker(c, r, "effect", { low: -0.2, zero: true, band: ["band_low", "band_high"], kind: "effect" }); if (has(r.edit)) c.append(make("span", { class: "of" }, r.edit)); }, about: "What the answers do when the direction is written: 0 is no edit, 1 all that is to be had. The grey band holds random directions of the same length." },
-    { key: "enough", name: "Is enough", on: true, value: (r) => r.enough, draw: (c, r) => word(c, r.enough), about: "yes: the interval of the effect lies beyond no edit and beyond the band of random directions." },
-    { key: "dose", name: "Dose at equal side effect", on: true, number: true, low: true, value: (r) => r.dose, draw: (c, r) => c.append(number(r.dose), has(r.dose) ? make("span", { class: "of" }, ` ${r.dose_unit}`) : ""), about: "The dose at which the divergence of the next token first reaches the common price, between two doses on a line." },
-    { key: "effect_at_dose", name: "Effect there", on: false, ...plainNumber("effect_at_dose"), about: "The effect at that dose." },
-    { key: "cost", name: "Cost", on: true, number: true, low: true, value: (r) => r.cost, draw: (c, r) => c.append(number(r.cost), has(r.cost) ? make("span", { class: "of" }, ` nats, on ${r.cost_on}`) : ""), about: "The side effect of the edit whose effect is given: divergence of the next token from the unedited model." },
-    { key: "erased", name: "Erased", on: false, number: true, value: (r) => r.erased, draw: (c, r) => { whisker(c, r, "erased", { low: -0.1 * erasedMost, high: erasedMost, zero: true, band: ["erased_band_low", "erased_band_high"], kind: "effect" }); if (has(r.eraser)) c.append(make("span", { class: "of" }, r.eraser)); }, about: "Wrong and missing tokens per case that taking the label away adds, beside random directions or subspaces." },
-    { key: "used", name: "Is used", on: rows.some((r) => has(r.used)), value: (r) => r.used, draw: (c, r) => word(c, r.used), about: "yes: taking the label away hurts more than doing nothing and more than taking away as much at random." },
-    { key: "n", name: "n", on: false, number: true, value: (r) => r.n, draw: (c, r) => c.append(has(r.n) ? `${r.n.toLocaleString("en")} in ${has(r.n_groups) ? r.n_groups.toLocaleString("en") : "–"} groups` : "–"), about: "Targets that the score counts, in how many groups." },
+    { key: "layer", name: "Layer", on: true, number: true, low: true, value: (r) => r.depth, draw: (c, r) => { c.classList.add("wide"); c.append(has(r.where) ? r.where : "–"); }, about: "Where the probe reads; chosen on validation." },
+    { key: "score", name: "Score", group: READ, on: true, number: true, value: (r) => r.score, draw: (c, r) => { whisker(c, r, "score", { tick: "shortcut" }); if (has(r.metric)) c.append(make("span", { class: "of" }, r.metric)); }, about: "On the test split, with its 95 % interval (bootstrap over groups). The bar is the strongest shortcut." },
+    { key: "rank", name: "Rank", group: READ, on: true, number: true, low: true, value: (r) => has(r.best_rank) ? r.best_rank + r.worst_rank / 1e6 : null, draw: (c, r) => c.append(make("span", { class: r.best_rank === r.worst_rank ? "" : "tie" }, rank(r)), make("span", { class: "of" }, has(r.of) ? ` of ${r.of}` : "")), about: "Among probes that were asked the same. Overlapping intervals leave ranks open: 1–3 ties for the first three." },
+    { key: "reads", name: "Reads", group: READ, on: true, value: (r) => r.reads, draw: (c, r) => word(c, r.reads), about: "yes: beyond every control and shortcut. no news: beyond chance, not beyond the strongest of them. no: not beyond chance." },
+    { key: "shortcut", name: "Shortcut", group: READ, on: true, number: true, value: (r) => r.shortcut, draw: (c, r) => { c.classList.add("wide"); c.append(number(r.shortcut), has(r.shortcut) ? make("span", { class: "of" }, ` ${r.shortcut_name.replace("shortcut: ", "")}`) : ""); }, about: "The best score without the model's inference: a rule that the task knows of." },
+    { key: "selectivity", name: "Selectivity", group: READ, on: true, ...plainNumber("selectivity"), about: "The score minus that of the same probe on shuffled labels." },
+    { key: "control", name: "Best control", group: READ, on: false, number: true, value: (r) => r.control, draw: (c, r) => { c.classList.add("wide"); c.append(number(r.control), has(r.control) ? make("span", { class: "of" }, ` ${r.control_name}`) : ""); }, about: "The strongest of all controls: majority, shuffled labels, random weights, the input alone, the embedding, shortcuts." },
+    { key: "n", name: "n", group: READ, on: false, number: true, value: (r) => r.n, draw: (c, r) => c.append(has(r.n) ? `${r.n.toLocaleString("en")} in ${has(r.n_groups) ? r.n_groups.toLocaleString("en") : "–"} groups` : "–"), about: "Targets that the score counts, in how many groups." },
+    { key: "effect", name: "Causal effect", group: WRITTEN, on: true, number: true, value: (r) => r.effect, draw: (c, r) => { whisker(c, r, "effect", { low: -0.2, zero: true, band: ["band_low", "band_high"], kind: "effect" }); if (has(r.edit)) c.append(make("span", { class: "of" }, r.edit)); }, about: "What the answers do when the direction is written: 0 is no edit, 1 all that is to be had. The grey band holds random directions of the same length." },
+    { key: "enough", name: "Is enough", group: WRITTEN, on: true, value: (r) => r.enough, draw: (c, r) => word(c, r.enough), about: "yes: the interval of the effect lies beyond no edit and beyond the band of random directions." },
+    { key: "dose", name: "Dose at equal cost", group: WRITTEN, on: true, number: true, low: true, value: (r) => r.dose, draw: (c, r) => { c.classList.add("wide"); c.append(number(r.dose), has(r.dose) ? make("span", { class: "of" }, ` ${r.dose_unit}`) : ""); }, about: "The dose at which the divergence of the next token first reaches the common price, between two doses on a line." },
+    { key: "effect_at_dose", name: "Effect there", group: WRITTEN, on: false, ...plainNumber("effect_at_dose"), about: "The effect at that dose." },
+    { key: "cost", name: "Cost", group: WRITTEN, on: true, number: true, low: true, value: (r) => r.cost, draw: (c, r) => c.append(number(r.cost), has(r.cost) ? make("span", { class: "of" }, " nats") : ""), about: "The side effect of the edit whose effect is given: divergence of the next token from the unedited model." },
+    { key: "erased", name: "Erased", group: WRITTEN, on: false, number: true, value: (r) => r.erased, draw: (c, r) => { whisker(c, r, "erased", { low: -0.1 * erasedMost, high: erasedMost, zero: true, band: ["erased_band_low", "erased_band_high"], kind: "effect" }); if (has(r.eraser)) c.append(make("span", { class: "of" }, r.eraser)); }, about: "Wrong and missing tokens per case that taking the label away adds, beside random directions or subspaces." },
+    { key: "used", name: "Is used", group: WRITTEN, on: rows.some((r) => has(r.used)), value: (r) => r.used, draw: (c, r) => word(c, r.used), about: "yes: taking the label away hurts more than doing nothing and more than taking away as much at random." },
     { key: "origin", name: "Origin", on: true, ...text("origin"), about: "run: from the folder of a run. self-reported: sent in. recomputed: sent in with the scores of its examples, which gave the same numbers." },
     { key: "report", name: "Report", on: true, value: (r) => r.run, draw: (c, r) => c.append(/^reports\/[\w.-]+\.html#[\w-]+$/.test(r.report || "") ? make("a", { href: r.report }, r.run) : r.run), about: "The report of the run, at the section about this label." },
   ];
@@ -83,7 +84,9 @@
   const shown = (c, r) => { const v = c.value(r); return has(v) ? `${v}` : ""; };
   for (const row of rows) row.words = COLUMNS.filter((c) => !c.number).map((c) => shown(c, row)).join("\n").toLowerCase();
 
-  const START = { sort: [], q: "", cols: COLUMNS.filter((c) => c.on).map((c) => c.key), page: 1, row: null };
+  const FEW = new Set(["model", "label", "probe", "score", "effect"]); // what a phone starts with
+  const few = matchMedia("(max-width: 40rem)").matches;
+  const START = { sort: [], q: "", cols: COLUMNS.filter((c) => few ? FEW.has(c.key) : c.on).map((c) => c.key), page: 1, row: null };
   let state = { ...START };
   let view = rows;
 
@@ -92,7 +95,7 @@
     const asked = new URLSearchParams(location.hash.slice(1));
     const sort = (asked.get("sort") || "").split(",").map((s) => ({ key: s.replace(/^-/, ""), down: s.startsWith("-") })).filter((s) => column(s.key));
     const cols = (asked.get("cols") || "").split(",").filter(column);
-    state = { sort, q: (asked.get("q") || "").slice(0, 200), cols: cols.length ? cols : START.cols,
+    state = { sort, q: (asked.get("q") || "").slice(0, 200), cols: cols.length ? [...new Set(cols)] : START.cols,
       page: Math.max(1, parseInt(asked.get("page"), 10) || 1), row: asked.get("row") };
   }
 
@@ -158,6 +161,14 @@
   }
 
   function drawHeads() {
+    const groups = [];
+    for (const key of state.cols) {
+      const group = column(key).group || "";
+      if (groups.length && groups.at(-1).group === group) groups.at(-1).span += 1;
+      else groups.push({ group, span: 1 });
+    }
+    byId("groups").replaceChildren(...groups.map(({ group, span }) => group
+      ? make("th", { scope: "colgroup", colspan: span, class: "group" }, group) : make("td", { colspan: span })));
     const arrows = (s, i) => ` ${s.down ? "▼" : "▲"}${state.sort.length > 1 ? i + 1 : ""}`;
     byId("heads").replaceChildren(...state.cols.map((key) => {
       const c = column(key);
