@@ -137,7 +137,7 @@ def components_picture(curves: Mapping[str, Sequence[tuple[int, float]]], *, tit
     low, wide = min(0.0, *(value for _, value in every)), np.log2(max(k for k, _ in every)) or 1.0
     low = max(low, -0.25)  # a control far below 0 is as bad as at 0
 
-    def at(k: int, value: float) -> tuple[float, float]:
+    def at(k: int, value: float | int) -> tuple[float, float]:
         return left + (right - left) * np.log2(k) / wide, bottom - (bottom - top) * (max(value, low) - low) / (1 - low)
 
     parts = [text(0, 15, title, 13, INK, bold=True)]

@@ -77,6 +77,8 @@ def test_regions_times_and_errors_are_drawn():
     svg = pictures.errors_picture({"probe": np.abs(RNG.normal(size=90)), "mean": np.full(90, 5.0)}, unit="km")
     assert "median 5 km" in svg and "nan" not in svg and len(_marks(svg, "path")) > 9
     assert "nan" not in pictures.errors_picture({"perfect": np.zeros(9)}, unit="km")
+    svg = pictures.components_picture({"probe": [(1, 0.2), (2, 0.7), (64, 0.9)], "random": [(1, -3.0), (64, 0.1)]})
+    assert "all: 0.90" in svg and ">64</text>" in svg and len(_marks(svg, "circle")) == 5
 
 
 def test_the_study_of_the_world_and_that_of_real_names(tmp_path):
