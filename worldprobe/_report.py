@@ -148,8 +148,8 @@ def _numbers(rows: pd.DataFrame | None) -> list[dict]:
         if "no interval" in text:
             raise ValueError(f"{row['what']!r} needs its interval, got {text}; give ci_low and ci_high, "
                              "or leave the number out")
-        counts = [f"{row[c]:,} {c.removeprefix('n_')}" if c != "n" else f"n = {row[c]:,}" for c in ("n", "n_groups")
-                  if c in row and pd.notna(row[c])]
+        counts = [f"{int(row[c]):,} {c.removeprefix('n_')}" if c != "n" else f"n = {int(row[c]):,}"
+                  for c in ("n", "n_groups") if c in row and pd.notna(row[c])]
         value, _, interval = text.partition(" ")
         found.append({"what": row["what"], "value": value, "interval": interval, "counts": ", ".join(counts)})
     return found

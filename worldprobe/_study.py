@@ -100,14 +100,14 @@ def reproduce(out: str | Path, task: str, model: str | None = None, *, prompts: 
 
 
 def with_repeat(checks: Sequence[Mapping], repeat: Sequence[Mapping], name: str) -> list[dict]:
-    """The checks, with those of a repeat as parts of them; one that the repeat has no rows for fails."""
+    """The checks, with those of a repeat as parts of them; one that the repeat has no rows for (it ships without
+    checkpoints) stays as it is, and the log of the repeat names it."""
     others = {c["id"]: c for c in repeat}
     found = []
     for own in checks:
-        other = others.get(own["id"], {"paper": None, "ours": None, "ci_low": None, "ci_high": None,
-                                       "pass_mark": own["pass_mark"], "pass": False})
-        part = {k: v for k, v in other.items() if k not in ("id", "parts")} | {"what": f"the same of {name}"}
-        found.append({**own, "pass": own["pass"] and part["pass"], "parts": [*own.get("parts", ()), part]})
+        same = {k: v for k, v in others.get(own["id"], {}).items() if k not in ("id", "parts")}
+        parts = [*own.get("parts", ()), *([same | {"what": f"the same of {name}"}] if same else [])]
+        found.append({**own, "pass": own["pass"] and same.get("pass", True)} | ({"parts": parts} if parts else {}))
     return found
 
 

@@ -15,6 +15,7 @@ from tasks._study import Behaviour, Change, Found, Measure, Part, Picture, Read,
 from tasks.decoy import study as decoy_study
 from worldprobe._cli import main, studies
 from worldprobe._rows import pick
+from worldprobe._study import with_repeat
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><rect width="5" height="5" fill="#1f2430"/></svg>'
 WHOLE = decoy_study.study()
@@ -160,12 +161,19 @@ def test_a_check_passes_when_it_does_on_every_repeat_of_the_model(monkeypatch, c
         assert f"{0 if strict else 1} of 1 pass" in page and "the same of decoy-1" in page
 
 
+def test_a_check_that_a_repeat_has_no_rows_for_is_that_of_the_first_model_alone():
+    one = {"id": 1, **check("curve", None, (0.2,), "<= 1", True)}
+    two = {"id": 2, **check("answers", None, (0.9,), ">= 1", True)}
+    found = with_repeat([one, two], [two | {"ours": 0.1, "pass": False}], "decoy-1")
+    assert found[0] == one and not found[1]["pass"] and found[1]["parts"][0]["ours"] == 0.1
+
+
 def test_every_task_with_a_study_is_listed():
     assert {"decoy", "othello"} <= set(studies())
 
 
 def test_a_reading_says_what_its_best_probe_says(done):
-    assert {f.name for f in Read.__dataclass_fields__.values()} == {"prompts", "rows", "values", "where"}
+    assert {f.name for f in Read.__dataclass_fields__.values()} == {"prompts", "rows", "values", "where", "apart"}
     from safetensors.numpy import load_file
 
     said = load_file(done[0] / "stages" / "said-end.safetensors")
