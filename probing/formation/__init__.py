@@ -5,21 +5,33 @@
     coincidence(curve, other)                                  # the lag between them, in decades of training
     alignments(layer_moments(model, loss, batches))            # states, gradients and weights of every linear layer
     compare_layers(acts_of_one, acts_of_other)                 # the best pair of layers, beside that of permuted rows
+    stitch(acts_of_one, acts_of_other, labels, anchors, train)  # a probe of one model read from the other as it is
+    fit_two_point(steps, recorded, dx2, dy2)                   # effective rates of a layer that learns two inputs
+    variance_explained(acts, features)                         # which is not what the model uses
 """
 
 from ._alignment import alignment_gains, alignments, alpha, power_laws
 from ._coincidence import coincidence, coincidences
 from ._collapse import class_distance_variance, neural_collapse
 from ._curve import Curve, log_steps
+from ._depth import concept_depth
 from ._dimension import gride, neighbour_distances, participation_ratio, two_nn, two_nn_by_scale
+from ._explained import variance_explained, without_feature
 from ._layer_pairs import compare_layers
 from ._linear_layers import LayerMoments, layer_moments
 from ._neighbours import nearest
+from ._regime import kernel_regime, regime, stable_rank
+from ._relative import relative, stitch
 from ._similarity import cka, cknna, cycle_knn, debiased_cka, mutual_knn, prepare, procrustes, rsa, svcca
 from ._transition import transition, transitions
+from ._two_point import TwoPointFit, conserved, end_distance, fit_two_point, rich_limit, two_point, two_point_loss
+from ._units import match_units, unit_correlations
+from ._universal import universal_neurons
 
-__all__ = ["Curve", "LayerMoments", "alignment_gains", "alignments", "alpha", "cka", "cknna",
-           "class_distance_variance", "coincidence", "coincidences", "compare_layers", "cycle_knn", "debiased_cka",
-           "gride", "layer_moments", "log_steps", "mutual_knn", "nearest", "neighbour_distances", "neural_collapse",
-           "participation_ratio", "power_laws", "prepare", "procrustes", "rsa", "svcca", "transition", "transitions",
-           "two_nn", "two_nn_by_scale"]
+__all__ = ["Curve", "LayerMoments", "TwoPointFit", "alignment_gains", "alignments", "alpha", "cka", "cknna",
+           "class_distance_variance", "coincidence", "coincidences", "compare_layers", "concept_depth", "conserved",
+           "cycle_knn", "debiased_cka", "end_distance", "fit_two_point", "gride", "kernel_regime", "layer_moments",
+           "log_steps", "match_units", "mutual_knn", "nearest", "neighbour_distances", "neural_collapse",
+           "participation_ratio", "power_laws", "prepare", "procrustes", "regime", "relative", "rich_limit", "rsa",
+           "stable_rank", "stitch", "svcca", "transition", "transitions", "two_nn", "two_nn_by_scale", "two_point",
+           "two_point_loss", "unit_correlations", "universal_neurons", "variance_explained", "without_feature"]
