@@ -31,16 +31,18 @@ N_BOOT = 500
 
 
 def alpha(A: Float[Tensor, "d d"], B: Float[Tensor, "d d"]) -> float:
-    """Pearson's correlation of the entries of two matrices, in [-1, 1]."""
+    """Pearson's correlation of the entries of two matrices, in [-1, 1]; NaN where one of them is constant."""
     a, b = (M.double().flatten() - M.double().mean() for M in (A, B))
-    return float(a @ b / (a.norm() * b.norm()))
+    size = float(a.norm() * b.norm())
+    return float(a @ b) / size if size else np.nan
 
 
 def alignments(moments: Mapping[str, LayerMoments], n_null: int = N_NULL, seed: int = 0) -> pd.DataFrame:
     """The six alignments of every layer: layer, relation, side, value, null, null_low, null_high, n.
 
     The null is the same with the eigenvectors of the first matrix rotated at random, its eigenvalues as they are: mean,
-    5th and 95th percentile of `n_null` draws. It is above 0, as diagonals of positive matrices are alike.
+    5th and 95th percentile of `n_null` draws, missing for none. It is above 0, as diagonals of positive matrices are
+    alike. An alignment with a matrix of zeros is missing.
     """
     rows = []
     for name, layer in moments.items():
@@ -50,9 +52,9 @@ def alignments(moments: Mapping[str, LayerMoments], n_null: int = N_NULL, seed: 
             turned = {kind: [Q @ three[kind] @ Q.T for Q in rotations] for kind in "HG"}
             for relation, (a, b) in RELATIONS.items():
                 null = [alpha(A, three[b]) for A in turned[a]]
-                low, high = np.percentile(null, [5, 95])
-                rows.append(dict(layer=name, relation=relation, side=side, value=alpha(three[a], three[b]),
-                                 null=np.mean(null), null_low=low, null_high=high, n=layer.n))
+                mean, low, high = (np.mean(null), *np.percentile(null, [5, 95])) if null else (np.nan,) * 3
+                rows.append(dict(layer=name, relation=relation, side=side, value=alpha(three[a], three[b]), null=mean,
+                                 null_low=low, null_high=high, n=layer.n))
     return pd.DataFrame(rows)
 
 

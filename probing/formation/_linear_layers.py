@@ -7,6 +7,9 @@ For a layer h_out = W h_in (its bias is left out), with g_out = -dloss/dh_out of
 
 Rows are examples, or tokens where there are several to an example. One backward pass per batch gives the gradients of
 all layers; nothing is kept but running sums.
+
+The products of rows cost more than the pass, so they are taken on the smaller side of a layer and carried over: rows of
+h_out that are divided by their lengths have the second moment W M W^T, with M that of h_in weighted by those lengths.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,13 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Batch = Any
 FUSED = "c_attn"  # of GPT-2: queries, keys and values one after the other; other fused layers deal them out by head
 _PARTS = ("q", "k", "v")
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def layer_moments(
     layers: Sequence[str] | None = None,
     *,
     normed: bool = True,
+    keep: Callable[[Batch], Bool[Tensor, "*row"]] | None = None,
+    zeros: bool = False,
 ) -> dict[str, LayerMoments]:
     """Second moments around every linear layer that the loss depends on, or around those named, over all batches.
 
@@ -66,6 +72,9 @@ def layer_moments(
             end. Other fused layers count as one.
         normed: Rows of states and of gradients are divided by their length, and their mean is subtracted, so that no
             outlier decides; rows of length 0 are left out. Else the raw moments, for which the identities above hold.
+        keep: batch -> which of its rows count, shaped like the states without their last axis; padding should not.
+        zeros: Keep layers whose states or gradients are zero on every row, with moments of 0, instead of refusing them:
+            models whose blocks start as the identity have such layers at step 0.
     Raises:
         KeyError: No such linear layer.
         ValueError: No gradient reaches a layer that was named, or any layer; all its states or gradients are zero; or
@@ -75,27 +84,27 @@ def layer_moments(
     if missing := [name for name in layers or () if name not in linear]:
         raise KeyError(f"{missing[0]!r} is no linear layer; there are {', '.join(linear)}")
     linear = {name: linear[name] for name in layers or linear}
-    sums: dict[str, dict[str, _Sum]] = {}
-    with _in_graph({id(m): m for m, _ in linear.values()}.values()) as seen:
+    sums: dict[str, _Layer] = {}
+    owner = {id(module): name for name, (module, _) in reversed(linear.items())}  # adds what all parts of one share
+    shared: dict[int, _Sum] = {}
+    with _in_graph({id(m): m for m, _ in linear.values()}.values()) as seen, torch.no_grad():
         for batch in batches:
             grads = _gradients(model, loss, batch, seen)
+            kept = None if keep is None else keep(batch).flatten().nonzero()[:, 0]
             for name, (module, part) in linear.items():
-                W = _weight(module)[part]
-                for h, g in _rows(seen[id(module)], grads):
-                    g = g[:, part]
-                    for key, rows in (("H_in", h), ("H_out", h @ W.T), ("G_in", g @ W), ("G_out", g)):
-                        sums.setdefault(name, {}).setdefault(key, _Sum(rows.shape[1], normed)).add(rows)
+                for h, out, g in _rows(seen[id(module)], grads, kept):
+                    if name not in sums:
+                        into = shared.setdefault(id(module), _Sum(h.shape[1], normed))
+                        sums[name] = _Layer(_weight(module)[part].detach(), into, normed)
+                    bias = module.bias if module.bias is None else module.bias[part]
+                    sums[name].add(h, out[:, part] if bias is None else out[:, part] - bias, g[:, part],
+                                   own_input=owner[id(module)] == name)
     if not sums:
         raise ValueError("there is nothing to measure: no batch was given, or the loss depends on no linear layer")
     if unreached := [name for name in layers or () if name not in sums]:
         raise ValueError(f"no gradient reaches the layer {unreached[0]!r}: the loss does not depend on it; leave it "
                          "out with layers=[...]")
-    out = {}
-    for name, each in sums.items():
-        module, part = linear[name]
-        found = {key: total.moment(f"{key} of {name}") for key, total in each.items()}
-        out[name] = LayerMoments(_weight(module)[part].detach().double().cpu(), **found, n=each["H_in"].rows)
-    return out
+    return {name: each.moments(name, zeros) for name, each in sums.items()}
 
 
 def _gradients(model: nn.Module, loss: Callable, batch: Batch, seen: dict) -> dict[int, Tensor | None]:
@@ -109,37 +118,90 @@ def _gradients(model: nn.Module, loss: Callable, batch: Batch, seen: dict) -> di
     return {id(out): g for out, g in zip(outputs, found, strict=True)}
 
 
-def _rows(flows: Sequence[tuple[Tensor, Tensor]], grads: dict[int, Tensor | None]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(input, negative gradient at the output), one example or token a row, of every call of a layer."""
+def _rows(flows: Sequence[tuple[Tensor, Tensor]], grads: dict[int, Tensor | None], kept: Tensor | None
+          ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(input, output, negative gradient at the output), one example or token a row, of every call of a layer."""
     for h, out in flows:
         if (g := grads[id(out)]) is not None:
-            yield h.flatten(0, -2), -g.flatten(0, -2)
+            rows = h.flatten(0, -2), out.detach().flatten(0, -2), -g.flatten(0, -2)
+            if kept is not None and len(kept) and kept[-1] >= len(rows[0]):
+                raise ValueError(f"`keep` speaks of row {int(kept[-1])}, but a layer sees {len(rows[0])} rows; shape "
+                                 "it like the states without their last axis")
+            yield rows if kept is None else tuple(r[kept] for r in rows)
+
+
+class _Layer:
+    """The four sums of a layer; those of the larger side that have an identity are kept on the smaller one."""
+
+    def __init__(self, W: Float[Tensor, "d_out d_in"], into: "_Sum", normed: bool):
+        self.W, self.normed, self.d_out, self.d_in = W, normed, *W.shape
+        narrow = min(self.d_in, self.d_out)
+        self.H_in, self.H_out = into, _Sum(narrow, normed)
+        self.G_in, self.G_out = _Sum(narrow, normed), _Sum(self.d_out, normed)
+
+    def add(self, h: Tensor, h_out: Tensor, g: Tensor, own_input: bool) -> None:
+        """`own_input`: whether no other part of a fused layer adds these states to the H_in that they share."""
+        if own_input:
+            self.H_in.add(h, h)
+        self.G_out.add(g, g)
+        if self.normed:
+            g_in = g @ self.W
+            self.H_out.add(h_out if self.d_out <= self.d_in else h, h_out)
+            self.G_in.add(g_in if self.d_in <= self.d_out else g, g_in)
+
+    def moments(self, name: str, zeros: bool) -> LayerMoments:
+        W = self.W.double().cpu()
+        H_in, G_out = self.H_in.moment(), self.G_out.moment()
+        if self.normed:
+            H_out = self.H_out.moment(None if self.d_out <= self.d_in else W)
+            G_in = self.G_in.moment(None if self.d_in <= self.d_out else W.T)
+        else:
+            H_out, G_in = W @ H_in @ W.T, W.T @ G_out @ W
+        found = {"H_in": H_in, "H_out": H_out, "G_in": G_in, "G_out": G_out}
+        if empty := [key for key, M in found.items() if not M.any() and not zeros]:
+            raise ValueError(f"{empty[0]} of {name} is zero on every row, so that nothing aligns with it; measure "
+                             "where the loss still changes, or keep such layers with zeros=True")
+        return LayerMoments(W, **found, n=self.H_in.rows)
 
 
 class _Sum:
-    """Running sum of rows and of their outer products."""
+    """Running sum of rows and of their outer products, of rows divided by lengths where `normed`."""
 
     def __init__(self, d: int, normed: bool):
         self.normed, self.n, self.rows = normed, 0, 0
         self.first, self.second = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
 
-    @torch.no_grad()
-    def add(self, x: Float[Tensor, "row d"]) -> None:
-        x = x.detach()
+    def add(self, x: Float[Tensor, "row d"], measured: Float[Tensor, "row _"]) -> None:
+        """Rows x, divided by the lengths of the rows `measured`: themselves, or what a layer makes of them."""
         self.rows += len(x)
         if self.normed:
-            length = x.norm(dim=1)
-            x = x[length > 0] / length[length > 0, None]
+            length = measured.norm(dim=1, keepdim=True)
+            self.n += int((length > 0).sum())
+            x = x * torch.where(length > 0, 1 / length, 0)
             self.first += x.sum(0).double().cpu()
-        self.n += len(x)
-        self.second += (x.T @ x).double().cpu()
+        else:
+            self.n += len(x)
+        self.second += outer_sum(x).double().cpu()
 
-    def moment(self, what: str) -> Float[Tensor, "d d"]:
-        if not self.n or not self.second.any():
-            raise ValueError(f"{what} is zero on every row, so that nothing aligns with it; measure where "
-                             "the loss still changes")
-        mean = self.first / self.n
-        return self.second / self.n - (torch.outer(mean, mean) if self.normed else 0)
+    def moment(self, W: Float[Tensor, "d_far d"] | None = None) -> Float[Tensor, "_ _"]:
+        """Mean outer product, about the mean where `normed`; carried over by W."""
+        mean = self.first / max(self.n, 1)
+        found = self.second / max(self.n, 1) - (torch.outer(mean, mean) if self.normed else 0)
+        return found if W is None else W @ found @ W.T
+
+
+def outer_sum(x: Float[Tensor, "row d"]) -> Float[Tensor, "d d"]:
+    """x^T x; above the diagonal only, in blocks, as the rest is the same: 9/16 of the work in eight blocks."""
+    d = x.shape[1]
+    if d < 2 * _BLOCK:
+        return x.T @ x
+    out = x.new_empty(d, d)
+    for start in range(0, d, block := max(_BLOCK, -(-d // 8))):
+        end = min(start + block, d)
+        strip = x[:, start:end].T @ x[:, start:]
+        out[start:end, start:] = strip
+        out[start:, start:end] = strip.T
+    return out
 
 
 def _linear(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, slice]]]:

@@ -60,6 +60,40 @@ def test_moments_are_those_of_gradients_taken_one_example_at_a_time():
     assert_close(normed.G_in, torch.from_numpy(np.cov(unit.numpy().T, bias=True)))
 
 
+@pytest.mark.parametrize("widths", [(6, 150, 5), (150, 6, 6, 5)])  # products of rows are taken on the smaller side
+@pytest.mark.parametrize("normed", [True, False])
+def test_moments_are_those_of_the_rows_themselves_whichever_side_is_smaller(widths, normed):
+    model, (x, y) = mlp(*widths).double(), data(40, widths[0])
+    linear = [m for m in model if isinstance(m, nn.Linear)]
+    states, outs = [], []
+    h = x
+    for layer in linear:
+        states.append(h)
+        outs.append(layer(h))
+        h = outs[-1].tanh()
+    grads = torch.autograd.grad(loss(lambda _: outs[-1], (x, y)).sum(), outs)
+    found = layer_moments(model, loss, [(x, y)], normed=normed).values()
+    for layer, h, g, moments in zip(linear, states, grads, found, strict=True):
+        W = layer.weight
+        for key, rows in (("H_in", h), ("H_out", h @ W.T), ("G_in", -g @ W), ("G_out", -g)):
+            rows = rows / rows.norm(dim=1, keepdim=True) if normed else rows
+            centred = rows - rows.mean(0) if normed else rows
+            assert_close(getattr(moments, key), (centred.T @ centred / 40).detach())
+
+
+def test_rows_that_do_not_count_change_nothing():
+    model, (x, y) = mlp(10, 7, 4).double(), data(60)
+    real = torch.arange(60) % 3 > 0
+    found = layer_moments(model, loss, [(x, y)], keep=lambda batch: real)
+    expected = layer_moments(model, loss, [(x[real], y[real])])
+    for name in expected:
+        assert found[name].n == 40
+        assert_close(found[name].H_out, expected[name].H_out)
+        assert_close(found[name].G_in, expected[name].G_in)
+    with pytest.raises(ValueError, match="`keep` speaks of row 99"):
+        layer_moments(model, loss, [(x, y)], keep=lambda batch: torch.ones(100, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("normed", [True, False])
 def test_batches_change_nothing(normed):
     model, (x, y) = mlp(10, 7, 4).double(), data(60)
@@ -92,8 +126,10 @@ def test_every_linear_layer_of_a_transformer_with_its_queries_keys_and_values_ap
     assert_close(q.H_in, k.H_in)
     torch.testing.assert_close(q.W, model.transformer.h[0].attn.c_attn.weight[:, :16].T)
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())  # left as it was
-    one = layer_moments(model, next_token, [tokens], ["transformer.h.1.mlp.c_fc"], normed=False)
-    assert_close(one["transformer.h.1.mlp.c_fc"].G_out, found["transformer.h.1.mlp.c_fc"].G_out)
+    for name in ("transformer.h.1.mlp.c_fc", "transformer.h.0.attn.c_attn.v"):
+        one = layer_moments(model, next_token, [tokens], [name], normed=False)[name]
+        for key in ("H_in", "G_out", "H_out"):
+            assert_close(getattr(one, key), getattr(found[name], key))
 
 
 def test_alpha_is_the_correlation_of_entries_and_forgets_scale():
@@ -196,6 +232,8 @@ def test_what_cannot_be_measured_is_refused():
     assert set(layer_moments(Half().double(), loss, [batch])) == {"used"}
     with pytest.raises(ValueError, match="zero on every row"):
         layer_moments(model, lambda m, b: 0 * loss(m, b), [batch])
+    flat = alignments(layer_moments(model, lambda m, b: 0 * loss(m, b), [batch], zeros=True), n_null=0)
+    assert flat["value"].isna().sum() == 2 * 2 * 2 and flat["null"].isna().all()  # RGA and GWA, both sides and layers
     a, b = (alignments(layer_moments(m, loss, [batch]), n_null=2) for m in (model, mlp(10, 7, 6, 4).double()))
     with pytest.raises(ValueError, match="different layers"):
         alignment_gains(a, b)
