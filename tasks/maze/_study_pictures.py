@@ -10,6 +10,7 @@ from numpy import ndarray
 from .._checks import best_reading, rows
 from .._study import Changed, Found, Picture, Read
 from ._behaviour import walk
+from ._carriers import GROUPS, carrier_picture
 from ._heads import attention_over_cells
 from ._labels import shape_named
 from ._lattice import Shape, edge_names
@@ -34,6 +35,18 @@ def pictures(found: Found) -> Sequence[Picture]:
     for name, changed in found.changes.items():
         out += _edits(name, changed)
     return out + _heads(found)
+
+
+def carriers(table: pd.DataFrame) -> Picture:
+    """The map of the measure `carriers`: groups of tokens down, blocks across, a panel for adding and for removing."""
+    own = table[table["metric"] == "patched"]
+    depth = (own["layer"] + (own["stream"] == "resid_post")).astype(int)
+    own = own.assign(kind=own["subset"].str.partition(": ")[0], group=own["subset"].str.partition(": ")[2], depth=depth)
+    panels = {kind: part.pivot(index="group", columns="depth", values="value").loc[list(GROUPS)].to_numpy(float)
+              for kind, part in own.groupby("kind", sort=False)}
+    return Picture("Which tokens carry the passage", carrier_picture(panels, list(GROUPS.values())), (
+        "Percent of the next steps that become those of the other prompt when the stream of these tokens is taken from "
+        "it: at the embedding (0), after block 1, 2, ... The last two lines are unions of lines above."))
 
 
 def shows(found: Found) -> str:

@@ -25,6 +25,7 @@ from .._prompts import Counterfactuals, LabelledPrompts
 from .._study import Behaviour, Change, Measure, Part, Reading, Study, codes
 from . import _study_checks, _study_measures, _study_pictures
 from ._behaviour import behaviour
+from ._carriers import carrier_rows
 from ._cases import cases
 from ._generators import GENERATORS
 from ._labels import load
@@ -116,6 +117,11 @@ def study(size: int | str | None = None, generator: str = "dfs", mazes: str | No
             Measure("gathering", "Heads that gather the two cells of a passage. From the ; that closes a passage, "
                     "attention to its first and second cell and their sum. Control: the same to the passage before.",
                     partial(_study_measures.gathering, sample=sample), twin=False),
+            Measure("carriers", "Which tokens carry a changed passage to the next step. The stream of some tokens is "
+                    "taken from the prompt that tells of the change, at the embedding or after one block: share of "
+                    "cases, answered rightly in both prompts, that take the step of the other one. Wilson intervals.",
+                    partial(carrier_rows, size=shape, generator=generator, mazes=own, within=lattice),
+                    _study_pictures.carriers, twin=False),
             Measure("embedding", "The geometry of the cells' embeddings. Pearson's correlation of their L1 distance "
                     "with the Manhattan distance of the cells, over all pairs and over near ones; p by permutation of "
                     "the cells, interval by bootstrap over cells.",
