@@ -150,7 +150,7 @@ def main() -> int:
     for i in range(asked.n):
         name, data = ("bytes", damaged(rng, whole)) if i % 2 else broken(rng)
         kinds[name] += 1
-        began = time.perf_counter()
+        began = time.process_time()  # of the processor: others may be at work beside us
         try:
             found = parse(data)
         except SubmissionError as error:
@@ -161,11 +161,11 @@ def main() -> int:
         else:
             if name != "bytes" or (found.metadata, json.loads(data)["rows"]) != (METADATA, ROWS):
                 bad.append(f"{name}: accepted")
-        slow.append(1e3 * (time.perf_counter() - began))
+        slow.append(1e3 * (time.process_time() - began))
     slow.sort()
     print(f"{asked.n:,} submissions of {len(kinds)} kinds: {len(bad)} crashed, were accepted or said too much")
-    print(f"time each: median {slow[len(slow) // 2]:.2f} ms, 99th percentile {slow[int(len(slow) * 0.99)]:.1f} ms, "
-          f"most {slow[-1]:.1f} ms (limit {MOST_MS})")
+    print(f"processor time each: median {slow[len(slow) // 2]:.2f} ms, 99th percentile "
+          f"{slow[int(len(slow) * 0.99)]:.1f} ms, most {slow[-1]:.1f} ms (limit {MOST_MS})")
     for line in bad[:20]:
         print("  " + line[:300])
     return int(bool(bad) or slow[-1] >= MOST_MS)

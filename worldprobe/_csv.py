@@ -29,7 +29,7 @@ def unguarded(text: str) -> str:
 
 def csv_text(table: pd.DataFrame) -> str:
     """Any table as CSV with a header; numbers with all their digits."""
-    columns = [[_cell(v) for v in table[c].astype(object)] for c in table]
+    columns = [[_cell(v) for v in table.iloc[:, i].astype(object)] for i in range(table.shape[1])]
     head = ",".join(_cell(str(c)) for c in table)
     return "\n".join([head, *map(",".join, zip(*columns, strict=True))]) + "\n"
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from tasks._files import write_whole
+from worldprobe._csv import csv_text
 from worldprobe._ink import inline_svg, to_svg
 from worldprobe._rows import number, with_interval
 from worldprobe._verdicts import Verdict
@@ -201,7 +202,7 @@ def _file_name(title: str) -> str:
 
 
 def _csv(data: pd.DataFrame | None) -> str | None:
-    return None if data is None else _data_uri(data.to_csv(index=False), "text/csv")
+    return None if data is None else _data_uri(csv_text(data), "text/csv")
 
 
 def _data_uri(text: str, kind: str) -> str:

@@ -69,7 +69,7 @@ class Browser:
             raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", "the script failed"))
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 60) -> None:
+    def until(self, script: str, seconds: float = 300) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while not self.value(script):

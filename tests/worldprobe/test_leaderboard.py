@@ -166,8 +166,8 @@ def test_no_payload_is_live_in_the_page(rows, chromium, tmp_path):
     (tmp_path / "index.html").write_text(text)
     chromium.open((tmp_path / "index.html").as_uri() + "#cols=model,task,label,place,probe,layer,score,reads,shortcut,"
                   "control,effect,enough,dose,cost,erased,used,origin,report")
-    assert chromium.value("document.querySelectorAll('#body tr').length") == 100
-    for number in range(3):
+    assert chromium.value("document.querySelectorAll('#body tr').length") == 50
+    for number in range(5):
         assert chromium.value("document.querySelectorAll('main :is(img, iframe, script, style, a[href^=j], object,"
                               " embed, base, link, meta)').length") == 0
         assert chromium.value("[...document.querySelectorAll('main *')].every(e => [...e.attributes].every(a => "
@@ -248,14 +248,14 @@ def test_the_page_sorts_filters_links_and_saves_without_a_network(rows, chromium
 def test_a_large_board_pages_and_sorts_all_its_rows(rows, chromium, tmp_path):
     big = many(rows)
     (tmp_path / "index.html").write_text(page(big))
-    chromium.open((tmp_path / "index.html").as_uri() + "#sort=-score&page=50")
-    assert chromium.value("document.getElementById('where').textContent") == "4,901 to 5,000 of 5,000"
+    chromium.open((tmp_path / "index.html").as_uri() + "#sort=-score&page=100")
+    assert chromium.value("document.getElementById('where').textContent") == "4,951 to 5,000 of 5,000"
     worst = big.sort_values("score")["score"].iloc[0]
     assert cells(chromium, 6 - (not big["place"].notna().any()))[-1].startswith(f"{worst:.3f}")
-    took = chromium.value("(() => { const t = performance.now(); document.querySelector('[data-key=effect]').click(); "
-                          "return performance.now() - t; })()")
-    print(f"sorted {BIG:,} rows in {took:.0f} ms")  # time is not asserted; see docs/leaderboard.md
-    assert chromium.value("document.getElementById('where').textContent") == "1 to 100 of 5,000"
+    chromium.value("document.querySelector('[data-key=effect]').click()")
+    best = big["effect"].max()
+    assert cells(chromium, 11 - (not big["place"].notna().any()))[0].startswith(f"{best:.3f}")
+    assert chromium.value("document.getElementById('where').textContent") == "1 to 50 of 5,000"
     row = big.iloc[4321]["id"]
     chromium.open((tmp_path / "index.html").as_uri() + f"#sort=model,task&row={row}")
     assert chromium.value("document.querySelector('tr.hit button').dataset.id") == row

@@ -9,7 +9,7 @@
     given.fields.forEach((field, i) => { row[field] = cells[i]; });
     return row;
   });
-  const PER_PAGE = 100;
+  const PER_PAGE = 50;
   const has = (x) => x !== null && x !== undefined && x !== "";
 
   function make(tag, attributes = {}, ...children) {
@@ -131,13 +131,14 @@
       const find = c ? (r) => shown(c, r).toLowerCase().includes(rest) : (r) => r.words.includes(not ? term.slice(1) : term);
       return not ? (r) => !find(r) : find;
     });
-    view = rows.filter((r) => tests.every((test) => test(r)));
+    view = tests.length ? rows.filter((r) => tests.every((test) => test(r))) : rows.slice();
     const keys = state.sort.map((s) => ({ at: ranksOf(column(s.key)), sign: s.down ? -1 : 1 }));
     if (keys.length) {
       view.sort((a, b) => {
-        for (const { at, sign } of keys) {
-          const [x, y] = [at[a.order], at[b.order]];
-          if (x !== y) return x < 0 ? 1 : y < 0 ? -1 : sign * (x - y); // what is missing comes last either way
+        for (let i = 0; i < keys.length; i += 1) {
+          const x = keys[i].at[a.order];
+          const y = keys[i].at[b.order];
+          if (x !== y) return x < 0 ? 1 : y < 0 ? -1 : keys[i].sign * (x - y); // what is missing comes last either way
         }
         return a.order - b.order;
       });
