@@ -5,32 +5,32 @@ at a time.
     python -m benchmarks.maze_map --out runs/map --only base one-query
     python -m benchmarks.maze_map --out runs/map --trained --table benchmarks/maze_map.csv     # only measures
 
-A variant is the model of `python -m tasks.maze.train --out DIR/NAME --steps 600 FLAGS`; `longer` and `forkless` are
+A variant is the model of `python -m tasks.maze.train --out DIR/NAME --steps 300 FLAGS`; `longer` and `forkless` are
 the reference models that are shipped. The same command again goes on with a training that was cut off, and repeats
 neither a finished one nor its measurement.
 
-Measured on mazes that none of them was trained on: how they are walked; and how well a logistic probe reads every
-passage from `<PATH_START>` and from `<ADJLIST_END>`, after every block, beside the degrees of the cells, the majority,
-the input alone and the same model with random weights. `accuracy_over_degree` is the probe of the layer that is best
-on validation minus the degrees, on the same test mazes; intervals are 95 % bootstraps over mazes. There is a map where
-it lies above zero.
+How mazes are walked stands in the card of each. Measured on mazes that none of them was trained on: how well a logistic
+probe reads every passage from `<PATH_START>` and from `<ADJLIST_END>`, after every block, beside the degrees of the
+cells, the majority, the input alone and the same model with random weights. `accuracy_over_degree` is the probe of the
+layer that is best on validation minus the degrees, on the same test mazes; intervals are 95 % bootstraps over mazes.
+There is a map where it lies above zero.
 """
 
 import argparse
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file
+from scipy.stats import binomtest
 
 import probing
 from tasks import LabelledPrompts, maze, reference_models
-from tasks._study import Behaviour
 from tasks.maze import train
-from tasks.maze.study import study
 from worldprobe._ink import INK, MUTED, SERIES, Plot, plot
-from worldprobe._study_behaviour import behaviour_rows
 
 VARIANTS = {
     "base": "", "seed-1": "--seed 1", "one-query": "--queries one", "all-loss": "--loss all",
@@ -43,7 +43,7 @@ PROBE = {"logistic": [probing.LogisticProbe(C=c, tol=1e-2) for c in (0.01, 0.1, 
 OVER_DEGREE = "accuracy_over_degree"
 COLUMNS = ["variant", "flags", "steps", "parameters", "metric", "positions", "stream", "layer", "probe", "control",
            "value", "ci_low", "ci_high", "n", "n_groups", "mazes", "seed", "model_hash"]
-WALKED, MAZES = 400, 1500
+MAZES = 1000
 
 
 def model_of(out: Path, name: str, steps: int, may_train: bool = True) -> Path | None:
@@ -77,51 +77,45 @@ def measured(name: str, folder: Path, file: Path, n: int, seed: int) -> pd.DataF
     model = probing.load_model(folder)
     said = recipe(folder)
     options = train.parser().parse_args(["--out", ".", *said.split()])
+    n_parameters = sum(weight.numel() for weight in load_file(folder / "model.safetensors").values())
     about = {"variant": name, "flags": re.sub(r"--(size|steps) \d+ ?", "", said).strip(), "steps": options.steps,
-             "parameters": sum(p.numel() for p in model.parameters()), "mazes": n, "seed": seed,
-             "model_hash": probing.identify(model).digest}
+             "parameters": n_parameters, "mazes": n, "seed": seed, "model_hash": probing.identify(model).digest}
     if file.exists() and (found := read_table(file))[list(about)].drop_duplicates().to_dict("records") == [about]:
         return found
-    rows = pd.concat([walked(model, options.listed, n, seed), read(model, options.listed, n, seed)])
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows.assign(**about)[COLUMNS].to_csv(file, index=False, float_format="%.4f")
+    rows = pd.concat([walked(folder), read(model, options.listed, n, seed),
+                      read_random(model, options.listed, n, seed, file.parent.parent)])
+    rows.assign(**about).reindex(columns=COLUMNS).to_csv(file, index=False, float_format="%.4f")
     return read_table(file)
 
 
 def read_table(file: Path) -> pd.DataFrame:
     """The rows of `main`."""
-    return pd.read_csv(file, keep_default_na=False, na_values={c: [""] for c in COLUMNS if c != "flags"})
+    return pd.read_csv(file, keep_default_na=False, na_values={c: [""] for c in COLUMNS if c != "flags"},
+                       dtype={"layer": "Int64"})
 
 
-def walked(model, listed: str, n: int, seed: int) -> pd.DataFrame:
-    """Paths of the model, beside somebody who knows the maze and chooses at random where it forks."""
-    def paths(model, n: int, seed: int) -> pd.DataFrame:
-        mazes = maze.random_mazes(n, seed=7 + seed, reserved=True)
-        return maze.behaviour(model, mazes, 7 + seed, listed=listed).assign(group=maze.identities(mazes.connections))
-
-    asked = Behaviour(paths, {"exact": "", "valid": "", "decision": ""}, {"exact": "walker", "decision": "chance"},
-                      {"decision": "n_decisions"})
-    rows = behaviour_rows(model, replace(study(), behaviour=asked), seed, n=min(n, WALKED), twin=False)
-    return rows[[c for c in COLUMNS if c in rows]]
-
-
-class Part(dict):
-    """Site -> activations of some examples, and those of the model with random weights, for `probing.sweep`."""
-
-    random_init: dict
+def walked(folder: Path) -> pd.DataFrame:
+    """How the model walks held-out mazes of the kind it was trained on, as its card has it; Wilson's intervals."""
+    said = " ".join((folder / "README.md").read_text().split()).partition("**Held-out metrics** (")[2]
+    n, rows = int(said.split()[0].replace(",", "")), []
+    for metric in ("exact", "valid", "target"):
+        value = float(re.search(rf"\b{metric}(?: reached)? (\d\.\d+)", said)[1])
+        low, high = binomtest(round(value * n), n).proportion_ci(method="wilson")
+        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": n, "n_groups": n})
+    return pd.DataFrame(rows)
 
 
 def read(model, listed: str, n: int, seed: int) -> pd.DataFrame:
-    """Of every place, accuracy after every block and of all controls on test mazes, and before them what the best layer
-    has over the degrees. Every prompt is run once."""
+    """Of every place, accuracy after every block and of the controls that need no model on test mazes, and before them
+    what the best layer has over the degrees. Every prompt is run once."""
     prompts = {at: maze.load(n, seed, at=at, listed=listed) for at in PLACES}
     every = replace(next(iter(prompts.values())),
                     examples=pd.concat([each.examples for each in prompts.values()], ignore_index=True))
-    acts, tables = probing.extract(model, every, cache=False, random_init=seed), []
+    acts, tables = probing.extract(model, every, cache=False, random_init=None), []
     for i, (at, own) in enumerate(prompts.items()):
-        part = Part({site: acts[site][i * n : (i + 1) * n] for site in acts})
-        part.random_init = {site: acts.random_init[site][i * n : (i + 1) * n] for site in acts}
-        found = probing.sweep(part, own, ["passage"], PROBE, controls=("random_init", "input_only"), seed=seed)
+        part = {site: acts[site][i * n : (i + 1) * n] for site in acts}
+        found = probing.sweep(part, own, ["passage"], PROBE, controls=("input_only",), seed=seed)
         rows = found.rows
         rows = rows[(rows["metric"] == "accuracy") & (rows["split"] == "test") & (rows["subset"] == "all")]
         tables += [pd.DataFrame([over_degrees(found, part, own, seed) | {"positions": at}]),
@@ -129,7 +123,18 @@ def read(model, listed: str, n: int, seed: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def over_degrees(found: probing.Sweep, acts: Part, prompts: LabelledPrompts, seed: int) -> dict:
+def read_random(model, listed: str, n: int, seed: int, folder: Path) -> pd.DataFrame:
+    """The same model with random weights, as the control `random_init`: measured once per architecture."""
+    twin = probing.random_init(model, seed)
+    file = folder / f"random-{probing.identify(twin).digest[:12]}-{listed}-{n}-{seed}.csv"
+    if not file.exists():
+        rows = read(twin, listed, n, seed)
+        rows = rows[(rows["metric"] == "accuracy") & rows["control"].isna()].assign(control="random_init")
+        rows.reindex(columns=COLUMNS).to_csv(file, index=False, float_format="%.4f")
+    return read_table(file)
+
+
+def over_degrees(found: probing.Sweep, acts: Mapping, prompts: LabelledPrompts, seed: int) -> dict:
     """The row of the best layer's gain, by maze."""
     site, probe = found.best("passage")
     test = prompts.rows("test")
@@ -179,7 +184,7 @@ def figure(table: pd.DataFrame) -> Plot:
             ax.hlines(row["over"], row["exact_low"], row["exact_high"], color=colour, lw=1.3)
             ax.plot(row["exact"], row["over"], "o", color=colour, ms=6, mec="white", mew=0.8)
         ax.set_title(f"read from {token}", size=10, color=INK, loc="left")
-        ax.set_xlabel("paths without a mistake (share of mazes)")
+        ax.set_xlabel("paths without a mistake (share of held-out mazes)")
         ax.margins(0.12, 0.1)
     low, high = (end(ax.get_ylim()[i] for ax in axes) for i, end in enumerate((min, max)))
     for ax in axes:
@@ -225,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
     every = [*VARIANTS, *SHIPPED]
     parser.add_argument("--out", type=Path, required=True, help="folder of the trainings and their measurements")
     parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="NAME", help=", ".join(every))
-    parser.add_argument("--steps", type=int, default=600, help="of every training")
+    parser.add_argument("--steps", type=int, default=300, help="of every training")
     parser.add_argument("--trained", action="store_true", help="leave out what is not trained")
     parser.add_argument("--mazes", type=int, default=MAZES, help="for the probes")
     parser.add_argument("--seed", type=int, default=0, help="of mazes and probes")

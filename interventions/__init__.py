@@ -21,6 +21,7 @@ from ._function_vectors import (
 from ._inlp import INLP
 from ._interchange import InterchangePairs, interchange_pairs
 from ._iti import ITI, fit_iti, iti_effect
+from ._joint import Spot, joint_effect, joint_scan
 from ._knockout import clamp, donors, knock_out, percentiles, position_means
 from ._knockout_effect import knockout_effect
 from ._last_token import LastToken
@@ -73,6 +74,7 @@ __all__ = [
     "SPLINCE",
     "Scrubbing",
     "Sequences",
+    "Spot",
     "activation_patching",
     "amnesic",
     "answer_difference",
@@ -102,6 +104,8 @@ __all__ = [
     "indirect_effects",
     "interchange_pairs",
     "iti_effect",
+    "joint_effect",
+    "joint_scan",
     "kl",
     "knock_out",
     "knockout_effect",

@@ -13,7 +13,6 @@ def out(tmp_path, monkeypatch):
         monkeypatch.setattr(train, name, value)
     monkeypatch.setattr(maze_map, "VARIANTS", {"base": "--layers 1 --width 16 --heads 2", "other": "--loss all"})
     monkeypatch.setattr(maze_map, "SHIPPED", {})
-    monkeypatch.setattr(maze_map, "WALKED", 8)
     return tmp_path
 
 
