@@ -101,9 +101,10 @@ class Browser:
         self._session = None
         try:
             self.call("Browser.close")
-        except (OSError, RuntimeError):
+            self._process.wait(60)
+        except (OSError, RuntimeError, subprocess.TimeoutExpired):
             self._process.kill()
-        self._process.wait(10)
+            self._process.wait()
         os.close(self._out)
         os.close(self._in)
 
