@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -159,7 +160,7 @@ def _numbers(rows: pd.DataFrame | None) -> list[dict]:
 def _checks(checks: pd.DataFrame | Sequence[Mapping] | None) -> list[dict]:
     found = []
     for check in _with_parts(() if checks is None else pd.DataFrame(checks).astype(object).to_dict("records")):
-        given = [check.get(k) for k in ("ours", "ci_low", "ci_high")]
+        given: list[Any] = [check.get(k) for k in ("ours", "ci_low", "ci_high")]
         if isinstance(given[0], int | float) and not isinstance(given[0], bool):
             has_interval = all(isinstance(v, int | float) and pd.notna(v) for v in given[1:])
             ours = with_interval(*given) if has_interval else f"{number(given[0])} (exact)"

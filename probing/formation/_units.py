@@ -39,7 +39,7 @@ def match_units(A: Space, B: Space) -> pd.DataFrame:
     matched[mine], value[mine] = theirs, correlation[mine, theirs]
     best = correlation[unit, greedy]
     return pd.DataFrame(dict(unit=unit, greedy=greedy, greedy_correlation=best,
-                             matched=pd.array(np.where(matched < 0, None, matched), "Int64"),
+                             matched=pd.Series(matched, dtype="Int64").mask(matched < 0),
                              matched_correlation=value, gap=np.abs(best) - np.abs(value)))
 
 

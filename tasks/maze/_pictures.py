@@ -55,8 +55,8 @@ def map_picture(mazes: Mazes, row: int, passage: Passages | Mapping[str, Passage
     """
     true = [cell for cell in mazes.paths[row].tolist() if cell >= 0]
     several = isinstance(passage, Mapping)
-    drawn = [_map_panel(name, mazes, row, each, true, path)
-             for name, each in (passage.items() if several else [(title or "The maze", passage)])]
+    panels: Mapping = passage if isinstance(passage, Mapping) else {title or "The maze": passage}
+    drawn = [_map_panel(name, mazes, row, each, true, path) for name, each in panels.items()]
     if passage is None:
         legend = [(swatch(INK, 3.4), "wall")]
     else:

@@ -41,9 +41,9 @@ def preactivations(model, prompts: LabelledPrompts, batch_size: int = 256) -> Fl
             at = torch.arange(len(rows)), torch.from_numpy(pos[rows])
 
             def keep(layer: int, x: Tensor, rows=rows, at=at):
-                if found[layer] is None:
-                    found[layer] = np.empty((len(prompt), x.shape[-1]), np.float32)
-                found[layer][rows] = x[at].float().cpu().numpy()
+                if (known := found[layer]) is None:
+                    found[layer] = known = np.empty((len(prompt), x.shape[-1]), np.float32)
+                known[rows] = x[at].float().cpu().numpy()
 
             hooks = [(f"blocks.{i}.mlp.hook_pre", lambda x, hook, i=i, keep=keep: keep(i, x)) for i in range(n_layers)]
             model.run_with_hooks(prompts.tokens[torch.from_numpy(prompt[rows]), :n], fwd_hooks=hooks)

@@ -67,7 +67,7 @@ def study(tokenizer=None, data: str | None = None, file: str | None = None, name
                              "its tokenizer, this is the reference world; name one with --model")
         return _of_the_world(model)
     options = {k: v for k, v in given.items() if k not in ("data", "target")}
-    return _of_names(tokenizer, given.get("data", "world_place"),
+    return _of_names(tokenizer, given.get("data") or "world_place",
                      options | ({"targets": [target]} if target is not None else {}))
 
 
