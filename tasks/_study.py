@@ -259,7 +259,8 @@ class Changed:
     Attributes:
         rows: Which cases.
         before, after, told: Unedited, edited, and of the witness (None without one).
-        where: The edit, in words.
+        place: Of the change.
+        verb, probe, stream, layer, alpha: The edit, as in the results (`verb` is their column `intervention`).
     """
 
     cases: Counterfactuals
@@ -267,7 +268,17 @@ class Changed:
     before: Float[ndarray, "row d_vocab"]
     after: Float[ndarray, "row d_vocab"]
     told: Float[ndarray, "row d_vocab"] | None
-    where: str
+    place: str
+    verb: str
+    probe: str
+    stream: str
+    layer: int
+    alpha: float
+
+    @property
+    def where(self) -> str:
+        """The edit, in words."""
+        return f"{self.verb} along {self.probe} at {self.place}, {self.stream}.{self.layer}, dose {self.alpha:g}"
 
 
 @dataclass(frozen=True)

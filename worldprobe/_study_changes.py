@@ -208,8 +208,8 @@ class Bench:
             return {name: x.float().softmax(-1).cpu() for name, x in found.items()}
 
         found = self.folder.stage(f"{slug(self.change.name)}-next-tokens", probabilities)
-        where = (f"{best.way.verb} along {best.way.direction} at {place}, {best.site}, dose {best.alpha:g}")
-        return Changed(self.cases, rows, found["before"], found["after"], found.get("told"), where)
+        return Changed(self.cases, rows, found["before"], found["after"], found.get("told"), place, best.way.verb,
+                       best.way.direction, best.site.stream, best.site.layer, float(best.alpha))
 
     def _stage(self, place: str, what: str, make) -> pd.DataFrame:
         return self.folder.stage(f"{slug(self.change.name)}-{slug(place)}-{what}", make)

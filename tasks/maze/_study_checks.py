@@ -4,7 +4,6 @@ first two from mazes made on the spot.
 Sources: Ivanitskiy et al., arXiv:2312.02566; Spies et al., arXiv:2412.11867.
 """
 
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -259,22 +258,18 @@ def _told(found: Found, kind: str) -> Interval:
                          split="report").iloc[0])
 
 
-_WHERE = re.compile(r"(?P<verb>\S+) along (?P<probe>\S+) at (?P<place>.+), (?P<stream>\w+)\.(?P<layer>\d+), "
-                    r"dose (?P<alpha>\S+)")
-
-
 def _chosen(found: Found, kind: str, control: str | None = None) -> tuple[Interval, str]:
     """Flip rate, and where, of the edit chosen on the other half of the cases, or of one of its controls."""
-    if kind not in found.changes or not (said := _WHERE.fullmatch(found.changes[kind].where)):
+    if kind not in found.changes:
         raise LookupError(f"no edit was chosen to {kind} a passage")
-    alpha = float(said["alpha"])
-    table = rows(found.table, label=kind, positions=said["place"], intervention=said["verb"], probe=said["probe"],
-                 stream=said["stream"], layer=int(said["layer"]), metric="flip_rate", subset=SOLVED, split="report",
+    said = found.changes[kind]
+    table = rows(found.table, label=kind, positions=said.place, intervention=said.verb, probe=said.probe,
+                 stream=said.stream, layer=said.layer, metric="flip_rate", subset=SOLVED, split="report",
                  control=control)
-    table = table[np.isclose(table["alpha"], alpha)]
+    table = table[np.isclose(table["alpha"], said.alpha)]
     if table.empty:
-        raise LookupError(f"no rows of the chosen edit to {kind} a passage, {found.changes[kind].where}")
-    return interval(table.iloc[0]), found.changes[kind].where
+        raise LookupError(f"no rows of the chosen edit to {kind} a passage, {said.where}")
+    return interval(table.iloc[0]), said.where
 
 
 def _best_at(found: Found, kind: str, place: str) -> pd.Series:

@@ -182,7 +182,8 @@ def test_pictures_of_what_was_read_and_changed_are_drawn(size):
     p = cases.right_before / cases.right_before.sum(1, keepdims=True)
     after = cases.right_after / cases.right_after.sum(1, keepdims=True)
     rows = np.flatnonzero(cases.cases["split"] == "report")
-    changed = Changed(cases, rows, p[rows].astype(float), after[rows].astype(float), after[rows].astype(float), "steer")
+    changed = Changed(cases, rows, p[rows].astype(float), after[rows].astype(float), after[rows].astype(float),
+                      "current cell", "steer", "lda.pair", "resid_post", 1, 2.0)
     heads = [{"metric": "connected_attention", "value": v, "layer": 1, "head": h} for h, v in ((0, 0.1), (1, 0.2))]
     result = found(heads, network=network, readings={"path_start": read}, changes={"add": changed})
     drawn = _study_pictures.pictures(result)
@@ -259,8 +260,8 @@ def test_edits_are_judged_at_the_place_and_dose_that_were_chosen(added, random, 
             for layer in (0, 1):
                 rows.append(edit | {"metric": "flip_rate_recovery", "intervention": "patch", "layer": layer,
                                     "alpha": 1.0, "value": patched + 0.05 * layer})
-        changes[kind] = Changed(cases, np.array([0]), none, none, None,
-                                "steer along mass_mean.write at whole passage, resid_post.1, dose 2")
+        changes[kind] = Changed(cases, np.array([0]), none, none, None, "whole passage", "steer", "mass_mean.write",
+                                "resid_post", 1, 2.0)
     for row in rows:
         row |= {"ci_low": row["value"] - 0.02, "ci_high": row["value"] + 0.02}
     result = found(rows + map_rows("m", 0.95) + FREE, changes=changes)
@@ -269,6 +270,7 @@ def test_edits_are_judged_at_the_place_and_dose_that_were_chosen(added, random, 
     assert made["patching"]["ours"] == patched and made["adding"]["ours"] == added
     assert made["removing"]["ours"] == 0.2 and made["removing"]["parts"][1]["ours"] == 0.95
     assert made["removing"]["parts"][-1]["ours"] == pytest.approx(added - 0.2)
+    assert "steer along mass_mean.write at whole passage, resid_post.1, dose 2" in made["adding"]["what"]
     assert tuple(made[name]["pass"] for name in names[:3]) == passes
     assert len(made["decodable_and_causal"]["parts"]) == 16
 
