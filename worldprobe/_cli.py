@@ -2,6 +2,8 @@
 
     worldprobe run othello --out runs/othello          # the study; the same command again continues it
     worldprobe reproduce othello --out runs/paper      # the paper's numbers beside ours
+    worldprobe reproduce formation --out runs/forms    # the smallest experiments on how representations form
+    worldprobe formation maze --out runs/maze-forms    # when behaviour, probes and alignments appear in training
     worldprobe intervene decoy --out runs/decoy        # is what can be read used, is it enough, and at what price
     worldprobe models                                  # reference models; `models path NAME` prints a directory
     worldprobe cache ls                                # activation stores; also verify, repair, prune
@@ -37,6 +39,7 @@ _INTERVENE_EXAMPLES = """examples:
 """
 _EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check fails, a store is damaged or a submission is refused; 2 for "
                "an error; 130 for Ctrl-C.")
+EXPERIMENTS = ("formation",)  # can be reproduced and belong to no task; worldprobe/_NAME.py
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
 
@@ -55,8 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(argv)
-    known = {"run": run, "reproduce": reproduce, "intervene": intervene, "models": models, "cache": cache,
-             "export": _cli_share.export, "leaderboard": _cli_share.leaderboard, "cite": _cli_share.cite}
+    known = {"run": run, "reproduce": reproduce, "formation": formation, "intervene": intervene, "models": models,
+             "cache": cache, "export": _cli_share.export, "leaderboard": _cli_share.leaderboard,
+             "cite": _cli_share.cite}
     command = known[arguments.command]
     try:
         return command(arguments)
@@ -78,13 +82,15 @@ def parser() -> Parser:
     shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True,
-                                  metavar="run | reproduce | intervene | models | cache | export | leaderboard | cite")
+                                  metavar="run | reproduce | formation | intervene | models | cache | export | "
+                                          "leaderboard | cite")
     for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),
                         ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
                                       argument_default=argparse.SUPPRESS, allow_abbrev=False)
         command.add_argument("name", metavar="TASK" if name == "run" else "PAPER", help="a study, e.g. othello")
         _study_options(command)
+    _formation_command(commands, shared)
     _intervene_command(commands, shared)
     listing = commands.add_parser("models", help="list the reference models, or print the directory of one",
                                   parents=[shared], allow_abbrev=False)
@@ -112,6 +118,20 @@ def _study_options(command: argparse.ArgumentParser) -> None:
     size.add_argument("--full", dest="quick", action="store_false", help="the whole study")
     add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
     add("--dry-run", action="store_true", help="print the plan: cells, bytes, memory, time; compute nothing")
+
+
+def _formation_command(commands: Any, shared: Parser) -> None:
+    words = "over a model's checkpoints: when it behaves, when probes read it, when states, gradients and weights align"
+    command = commands.add_parser("formation", help=words, description=f"{words[0].upper()}{words[1:]}.",
+                                  parents=[shared], argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    add = command.add_argument
+    add("model", metavar="MODEL", help="reference model, or a directory with checkpoints/step-000000, ... in it")
+    add("--task", metavar="TASK", help="whose study asks and reads it (default: that of a reference model)")
+    add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
+    add("--prompts", type=_count, metavar="N", help="prompts for every reading (default: what the study says)")
+    add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
+    add("--quick", action="store_true", help="the small numbers of the study")
+    add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
 
 
 def _intervene_command(commands: Any, shared: Parser) -> None:
@@ -191,6 +211,18 @@ def reproduce(arguments: argparse.Namespace) -> int:
     return 0 if all(check["pass"] for check in checks) else 1
 
 
+def formation(arguments: argparse.Namespace) -> int:
+    """Follows a model through training; the last line printed is the path of the report."""
+    from ._formation_model import follow
+    from ._run import discard_run, say
+
+    if getattr(arguments, "fresh", False):
+        discard_run(arguments.out)
+    given = {k: v for k, v in vars(arguments).items() if k not in _NOT_OPTIONS}
+    print(follow(arguments.out, **given, log=say))
+    return 0
+
+
 def intervene(arguments: argparse.Namespace) -> int:
     """Intervenes on a task; the last line printed is the path of the report."""
     from . import _intervene
@@ -263,9 +295,11 @@ def _call(function: str, arguments: argparse.Namespace) -> Any:
     import inspect  # a tenth of the time of --help
 
     given = vars(arguments)
-    task, out, own = given["name"], given["out"], given["name"] in _own_studies()
+    task, out, papers = given["name"], given["out"], function == "reproduce"
+    own = task in _own_studies() or (papers and task in EXPERIMENTS)
     if not own and task not in studies():
-        raise CommandError(no_such("task" if function == "run" else "paper", task, studies()))
+        known = [*studies(), *EXPERIMENTS] if papers else studies()
+        raise CommandError(no_such("paper" if papers else "task", task, known))
     study = importlib.import_module(f"worldprobe._{task}" if own else "worldprobe._study")
     dry = given.get("dry_run", False)
     call = getattr(study, "plan" if dry else function, None)

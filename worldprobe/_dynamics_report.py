@@ -1,6 +1,6 @@
 """The part of a study's report on training: behaviour and readings over log steps, and where each of them rises."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -43,17 +43,24 @@ def dynamics_section(table: pd.DataFrame, transitions: pd.DataFrame, study: Stud
                    [_table(transitions, study)])
 
 
-def dynamics_plot(rows: pd.DataFrame, transitions: pd.DataFrame) -> Plot:
+def dynamics_plot(rows: pd.DataFrame, transitions: pd.DataFrame,
+                  below: Callable[[Axes, np.ndarray], list[tuple[float, str, str]]] | None = None) -> Plot:
     """Curves of behaviour above, of readings below, over log steps.
 
     Args:
         rows: Results of the checkpoints, with a column `step`.
+        below: Draws into one more panel at these log steps; returns (height, name, colour) of its lines' ends.
     """
     panels = [kinds for kinds in (("behaviour",), ("probe", "final_probe")) if transitions["kind"].isin(kinds).any()]
-    figure, axes = plot(rows.drop(columns="step"), len(panels), (6.1, 1.0 + 2.9 * len(panels)), stacked=True)
+    n = len(panels) + (below is not None)
+    figure, axes = plot(rows.drop(columns="step"), n, (6.1, 1.0 + 2.9 * n), stacked=True)
     steps = np.array(sorted(rows["step"].unique()))
     x = log_steps(steps)
-    for ax, kinds in zip(axes, panels, strict=True):
+    if below is not None:
+        ends = below(axes[-1], x)
+        _steps_axis(axes[-1], steps, x, last=True)
+        name_lines(axes[-1], ends)
+    for ax, kinds in zip(axes, panels, strict=False):
         mine = transitions[transitions["kind"].isin(kinds)]
         names: list[tuple[float, str, str]] = []
         looks: dict[str, tuple[str, str]] = {}

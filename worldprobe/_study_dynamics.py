@@ -26,7 +26,7 @@ from ._rows import cell, pick
 from ._run import Run
 from ._study_checkpoints import FINAL, chosen, model_free_rows, read_checkpoint
 
-__all__ = ["checkpoints", "dynamics_section", "dynamics_stages"]
+__all__ = ["ENOUGH", "checkpoints", "curves_of", "dynamics_section", "dynamics_stages", "transition_table"]
 
 ENOUGH = 5  # checkpoints, step 0 among them
 HEADLINES = 3  # metrics of behaviour that are followed as curves; the rows have all
@@ -43,7 +43,15 @@ def checkpoints(model_dir: Path) -> dict[int, Path]:
 
 def dynamics_stages(folder: Run, study: Study, model_dir: Path, prompts: Mapping[str, LabelledPrompts], seed: int,
                     quick: bool) -> tuple[list[pd.DataFrame], pd.DataFrame]:
-    """(result rows per checkpoint with `revision` = `step N`, one row per followed curve: its transition).
+    """(result rows per checkpoint with `revision` = `step N`, one row per followed curve: its transition), see
+    `curves_of`."""
+    tables, curves = curves_of(folder, study, model_dir, prompts, seed, quick)
+    return tables, transition_table(curves, seed)
+
+
+def curves_of(folder: Run, study: Study, model_dir: Path, prompts: Mapping[str, LabelledPrompts], seed: int,
+              quick: bool) -> tuple[list[pd.DataFrame], list[tuple[dict, Curve]]]:
+    """(result rows per checkpoint with `revision` = `step N`, what each followed curve is, and the curve).
 
     Both are empty for a model without checkpoints, or with fewer than a curve needs; the log says so. The last
     checkpoint stands for the model. Control `random_init` is what was read at step 0.
@@ -51,11 +59,11 @@ def dynamics_stages(folder: Run, study: Study, model_dir: Path, prompts: Mapping
     paths = checkpoints(model_dir)
     followed = [r for r in study.readings if r.followed]
     if not paths or not (followed or study.behaviour):
-        return [], pd.DataFrame()
+        return [], []
     if len(paths) < ENOUGH or 0 not in paths:
         folder.log(f"training is not followed: {model_dir / 'checkpoints'} has the steps {', '.join(map(str, paths))}; "
                    f"it takes step 0 and at least {ENOUGH} in all")
-        return [], pd.DataFrame()
+        return [], []
     n = 0 if study.behaviour is None else study.behaviour.quick // (2 if quick else 1)
     tables, groups, final = {}, {}, {}
     for step in [max(paths), *sorted(paths)[:-1]]:  # the last one first: its probes are read out everywhere
@@ -69,7 +77,7 @@ def dynamics_stages(folder: Run, study: Study, model_dir: Path, prompts: Mapping
         followed, study, prompts, seed, identify(load_model(paths[0])).causal)) if followed else results_frame([])
     tables = {step: tables[step] for step in paths}
     table = results_frame(_complete(tables, free, str(folder.config["model"])))
-    return [table], transition_table(list(_curves(study, followed, tables, groups, seed)), seed)
+    return [table], list(_curves(study, followed, tables, groups, seed))
 
 
 def transition_table(curves: Sequence[tuple[dict, Curve]], seed: int = 0) -> pd.DataFrame:

@@ -123,11 +123,12 @@ def _rows(flows: Sequence[tuple[Tensor, Tensor]], grads: dict[int, Tensor | None
     """(input, output, negative gradient at the output), one example or token a row, of every call of a layer."""
     for h, out in flows:
         if (g := grads[id(out)]) is not None:
-            rows = h.flatten(0, -2), out.detach().flatten(0, -2), -g.flatten(0, -2)
+            rows = [h.flatten(0, -2), out.detach().flatten(0, -2), -g.flatten(0, -2)]
             if kept is not None and len(kept) and kept[-1] >= len(rows[0]):
                 raise ValueError(f"`keep` speaks of row {int(kept[-1])}, but a layer sees {len(rows[0])} rows; shape "
                                  "it like the states without their last axis")
-            yield rows if kept is None else tuple(r[kept] for r in rows)
+            states, outputs, gradients = rows if kept is None else [r[kept] for r in rows]
+            yield states, outputs, gradients
 
 
 class _Layer:

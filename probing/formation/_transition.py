@@ -69,7 +69,8 @@ def transition(curve: Curve, seed: int = 0) -> dict:
 
 def best_sigmoid(x: Float[ndarray, " step"], lines: Lines) -> tuple[PerLine, PerLine, PerLine]:
     """(place, width, share): log10 step of the centre, decades from 10 % to 90 %, and the residual sum of squares of
-    the best sigmoid of every line as a share of that of the best straight line (1 where that fits exactly)."""
+    the best sigmoid of every line as a share of that of the best straight line (1 where that fits exactly); a line that
+    never moves has no place."""
     places, widths, shapes = _shapes(tuple(x.tolist()))
     best, left = np.zeros(len(lines), int), np.zeros(len(lines))
     y = lines - lines.mean(1, keepdims=True)
@@ -80,8 +81,9 @@ def best_sigmoid(x: Float[ndarray, " step"], lines: Lines) -> tuple[PerLine, Per
         left[part : part + _BLOCK] = (some**2).sum(1) - along.max(1) ** 2
     of_line, size = _rss_of_line(x, y), (y**2).sum(1)
     floor = 1e-12 * size  # rounding
-    share = np.where(of_line > floor, np.maximum(left, floor) / np.maximum(of_line, floor), 1.0)
-    return places[best], widths[best], share
+    moves = of_line > floor
+    share = np.where(moves, np.maximum(left, floor) / np.where(moves, of_line, 1.0), 1.0)
+    return np.where(size > 0, places[best], np.nan), widths[best], share
 
 
 def half_rise(x: Float[ndarray, " step"], lines: Lines) -> PerLine:

@@ -19,6 +19,7 @@ Source: van Rossem & Saxe, arXiv:2402.09142, and the simulation in their code. T
 ours.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ def fit_two_point(times: Float[ndarray, " time"], recorded: State, dx2: float, d
         k, scale = np.exp(at)
         return ((_solve(start, k, dy2, scale, 1e-6)(scale * since).T - recorded) / size).ravel()
 
-    found = least_squares(residuals, np.log(best[1:]), x_scale=0.1, diff_step=1e-3, max_nfev=60)
+    found = least_squares(residuals, np.log(best[1:]), x_scale=0.1, diff_step=1e-3, xtol=1e-5, ftol=1e-7, max_nfev=40)
     k, scale = np.exp(found.x)
     eta_h = scale / span / dx2
     errors = (residuals(found.x).reshape(-1, 3) ** 2).mean(0)
@@ -133,8 +134,12 @@ def _ratios(h: Float[ndarray, " time"], y: Float[ndarray, " time"], dy2: float) 
 def _scan(start: tuple, k: float, dy2: float, since: ndarray, recorded: State, size: ndarray
           ) -> tuple[float, float, float]:
     """(squared error, k, scale) of the best time scale."""
-    solution = _solve(start, k, dy2, _SCALES[-1], 1e-4)
-    errors = [(((solution(scale * since).T - recorded) / size) ** 2).mean() for scale in _SCALES]
+    try:
+        solution = _solve(start, k, dy2, _SCALES[-1], 1e-4)
+    except ValueError:  # a guess that is far off
+        return np.inf, float(k), float(_SCALES[0])
+    every = solution(np.outer(_SCALES, since).ravel()).T.reshape(len(_SCALES), *recorded.shape)
+    errors = (((every - recorded) / size) ** 2).mean((1, 2))
     i = int(np.argmin(errors))
     return float(errors[i]), float(k), float(_SCALES[i])
 
@@ -145,9 +150,11 @@ def _solve(start: tuple, k: float, dy2: float, end: float, tolerance: float):
         h, y, w = state
         return (-w, -w * (k * h + y / h), -k / 2 * (3 * w - y + dy2) * h - (y + w) * w / (2 * h))
 
-    found = solve_ivp(slope, (0, max(end, _TINY)), start, "LSODA", dense_output=True, rtol=tolerance,
-                      atol=tolerance * 1e-3 * max(start[0], dy2))
-    if not found.success:
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LSODA warns where it fails, and says so in `message` too
+        found = solve_ivp(slope, (0, max(end, _TINY)), start, "LSODA", dense_output=True, rtol=tolerance,
+                          atol=tolerance * 1e-3 * max(start[0], dy2))
+    if not found.success or not np.isfinite(found.y).all():
         raise ValueError(f"the dynamics from (h, y, w) = {start} cannot be followed: {found.message}")
     return found.sol
 

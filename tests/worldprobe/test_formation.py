@@ -1,0 +1,154 @@
+"""The smallest experiments at a tiny size, and a model of our own followed over checkpoints."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tasks import LabelledPrompts, split_by_group
+from tasks._study import Reading, Study
+from worldprobe import _cli
+from worldprobe import _formation_alignment as alignment
+from worldprobe import _formation_known as known
+from worldprobe import _formation_two_point as two_point
+from worldprobe import _formation_variance as variance
+from worldprobe._formation_checks import another_seed
+from worldprobe._formation_model import alignment_curve, follow, follow_study, with_gains
+from worldprobe._formation_nets import Stack, mlp
+from worldprobe._run import open_run
+
+SEEDS = (0, 1)
+
+
+def test_nets_of_a_stack_train_as_they_would_alone():
+    data = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 30, 4, generator=data), torch.randint(3, (2, 30), generator=data)
+    rate, decay = torch.tensor([0.1, 0.02]), torch.tensor([0.0, 0.01])
+    alone = [mlp((4, 8, 8, 3), nn.Tanh, seed) for seed in SEEDS]
+    stack = Stack([mlp((4, 8, 8, 3), nn.Tanh, seed) for seed in SEEDS])
+    for _ in range(3):
+        loss = cross_entropy(stack(x).flatten(0, 1), y.flatten(), reduction="none").view(2, 30).mean(1)
+        stack.sgd(loss, rate, decay)
+        for i, net in enumerate(alone):
+            optimiser = torch.optim.SGD(net.parameters(), rate[i].item(), weight_decay=decay[i].item())
+            optimiser.zero_grad()
+            cross_entropy(net(x[i]), y[i]).backward()
+            optimiser.step()
+    for one, other in zip(stack.written(), alone, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+    torch.testing.assert_close(stack(x)[1], alone[1](x[1]))
+    torch.testing.assert_close(stack.states(x)[1][0], alone[0][:4](x[0]))
+
+
+def test_one_more_seed_lies_in_its_interval_as_often_as_said():
+    draws = norm.rvs(size=(400, 4), random_state=0)
+    inside = np.mean([another_seed("", d[3], d[:3], digits=9)["pass"] for d in draws])
+    assert inside == pytest.approx(0.95, abs=0.035)
+    assert another_seed("", 0.504, [0.5, 0.5, 0.5])["pass"]  # equal up to the two digits of a card
+
+
+def test_every_experiment_has_its_checks_and_its_section_at_any_size():
+    aligned, pair = alignment.measure(SEEDS, (0, 1, 2)), two_point.measure(SEEDS, most_steps=40)
+    shares, numbers = variance.measure(SEEDS, steps=5), known.measure(SEEDS, n_cube=200)
+    found = [*alignment.checks(aligned, alignment.identities(SEEDS[:1])), *two_point.checks(pair),
+             *variance.checks(shares), *known.checks(numbers)]
+    assert all({"what", "paper", "ours", "ci_low", "ci_high", "pass_mark", "pass"} <= set(check) for check in found)
+    by_name = {check["what"]: check for check in found}
+    for name in ("H_out = W H_in W^T and G_in = W^T G_out W, largest relative difference",
+                 "h at the end, closed form", "closed form minus the equations, followed to the end",
+                 "linear CKA of independent Gaussians of 512 dimensions: biased"):
+        assert by_name[name]["pass"], name
+    assert json.loads(json.dumps(found)) == found
+    assert not by_name["both outputs right"]["pass"]  # after 5 steps
+    for section in (alignment.section(aligned), two_point.section(pair), variance.section(shares),
+                    known.section(numbers)):
+        assert section.exhibits and section.tables
+    start = aligned["alignments"].query("step == 0 and decay == 0")
+    assert (start[(start["side"] == "out") & (start["relation"] == "RWA")]["value"] > 0.5).all()
+
+
+STEPS, N = (0, 2, 4, 8, 16, 32), 90
+
+
+def save(folder):
+    """Blocks that start as the identity, so that most matrices are zero at step 0, and turn on around step 6."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=6, bos_token_id=0,
+                                       eos_token_id=0, tie_word_embeddings=False))
+    end = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for step in STEPS:
+        on = 1 / (1 + (6 / step) ** 4) if step else 0.0
+        for name, p in model.named_parameters():
+            p.data = end[name] * (on if "c_proj.weight" in name else 1.0)
+        model.save_pretrained(folder / "checkpoints" / f"step-{step:06d}")
+    return folder
+
+
+def prompts(n, seed):
+    rng = np.random.default_rng(0)
+    tokens, lengths = rng.integers(0, 20, (N, 6)), np.where(np.arange(N) % 2, 6, 4)
+    row = np.arange(N)
+    examples = pd.DataFrame({"prompt": row, "pos": lengths - 1, "group": row, "split": split_by_group(row, seed),
+                             "first/token": tokens[:, 0] % 2})
+    return LabelledPrompts("toy", torch.from_numpy(tokens), torch.from_numpy(lengths), examples,
+                           classes={"first": ("a", "b")})
+
+
+STUDY = Study("toy", "{model}", "?", "toy", None, [Reading("first", "first", "whether the first token is odd", prompts,
+                                                           followed=True, groups="prompts")])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("formation")
+    run = open_run(path / "run", {"model": "toy"})
+    return path, follow_study(run, STUDY, save(path), {"first": prompts(N, 0)}, 0, True)
+
+
+def test_a_model_is_followed_and_says_which_is_first(folder):
+    path, report = folder
+    text = report.read_text()
+    assert "Behaviour, probes and alignments over training" in text and "out-RGA" in text
+    log = (path / "run" / "run.log").read_text()
+    assert "first: out-RGA" in log and "decades [" in log
+    again = open_run(path / "run", {"model": "toy"})
+    assert follow_study(again, STUDY, path, {"first": prompts(N, 0)}, 0, True) == report
+    assert (path / "run" / "run.log").read_text().count("done before") == 3 * len(STEPS) + 1
+
+
+def stages(path):
+    return {step: pd.read_parquet(path / "run" / "stages" / f"alignment-{step:06d}.parquet") for step in STEPS}
+
+
+def test_matrices_of_zeros_align_with_nothing_and_padding_does_not_count(folder):
+    aligned = stages(folder[0])
+    assert aligned[0].query("part == 0 and relation == 'RWA' and side == 'out'")["value"].isna().sum() == 2  # o and MLP
+    assert aligned[32]["value"].notna().all()
+    rwa = alignment_curve(aligned, "out", "RWA")
+    assert rwa.values[0] < rwa.values[-1] and len(rwa.draws) and (aligned[0]["n"] == 8 * 5).all()
+    both = with_gains(aligned)
+    assert set(both["step"]) == set(STEPS) and both.query("step == 0")["gain"].dropna().eq(0).all()
+    with pytest.raises(ValueError, match="different layers"):
+        with_gains({**aligned, 4: aligned[4].assign(layer="other")})
+
+
+def test_what_cannot_be_followed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="say with --task"):
+        follow(tmp_path / "run", "no-such-model")
+    with pytest.raises(ValueError, match="checkpoints at steps"):
+        follow(tmp_path / "run", "decoy-1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_experiments_are_a_paper_and_no_task(capsys, tmp_path):
+    assert _cli.main(["reproduce", "formation", "--out", str(tmp_path), "--dry-run"]) == 0
+    assert "side by side" in capsys.readouterr().out
+    assert _cli.main(["run", "formation", "--out", str(tmp_path)]) == 2
+    assert "no task 'formation'" in capsys.readouterr().err
