@@ -13,7 +13,8 @@ How mazes are walked stands in the card of each. Measured on mazes that none of 
 probe reads every passage from `<PATH_START>` and from `<ADJLIST_END>`, after every block, beside the degrees of the
 cells, the majority, the input alone and the same model with random weights. `accuracy_over_degree` is the probe of the
 layer that is best on validation minus the degrees, on the same test mazes; intervals are 95 % bootstraps over mazes.
-There is a map where it lies above zero.
+A map has formed where it lies above zero, and the probe above the best layer of the model with random weights: what
+those show as well stands in the prompt, and was not put together in training.
 """
 
 import argparse
@@ -148,8 +149,8 @@ def over_degrees(found: probing.Sweep, acts: Mapping, prompts: LabelledPrompts, 
 
 def summary(table: pd.DataFrame, at: str) -> pd.DataFrame:
     """One row per variant: `exact` paths; and of the place `at` the best `layer` (-1: the embedding), its `accuracy`
-    beside those of the `degrees`, the `majority`, the `input` alone and the same layer of the `random` twin, and the
-    gain `over` the degrees. `exact` and `over` with the ends of their intervals."""
+    beside those of the `degrees`, the `majority`, the `input` alone and the best layer of the `random` twin, the gain
+    `over` the degrees, and whether a map has `formed`. `exact` and `over` with the ends of their intervals."""
     out = {}
     for name, rows in table.groupby("variant", sort=False):
         exact = rows[(rows["metric"] == "exact") & rows["control"].isna()].iloc[0]
@@ -157,11 +158,15 @@ def summary(table: pd.DataFrame, at: str) -> pd.DataFrame:
         over = here[here["metric"] == OVER_DEGREE].iloc[0]
         same = (here["stream"] == over["stream"]) & (here["layer"] == over["layer"])
         scores = here[(here["metric"] == "accuracy") & (same | here["layer"].isna())]
+        own = scores[scores["control"].isna()].iloc[0]
+        twin = here[(here["metric"] == "accuracy") & (here["control"] == "random_init")]
+        twin = twin.loc[twin["value"].idxmax()]
         scores = scores.set_index(scores["control"].fillna("probe"))["value"]
         out[name] = {"flags": exact["flags"], "steps": exact["steps"]} | _interval("exact", exact) | {
             "layer": -1 if over["stream"] == "resid_pre" else int(over["layer"]), "accuracy": scores["probe"],
             "degrees": scores["shortcut:by_degree"], "majority": scores["majority"], "input": scores["input_only"],
-            "random": scores["random_init"]} | _interval("over", over)
+            "random": twin["value"]} | _interval("over", over) | {
+            "formed": bool(over["ci_low"] > 0 and own["ci_low"] > twin["ci_high"])}
     return pd.DataFrame(out).T.infer_objects()
 
 
@@ -171,7 +176,7 @@ def _interval(name: str, row: pd.Series) -> dict[str, float]:
 
 def figure(table: pd.DataFrame) -> Plot:
     """For every variant, how much better than the degrees the best layer tells the passages, against how often it walks
-    without a mistake; one panel per place."""
+    without a mistake; one panel per place. Hollow: the best layer of the same model with random weights."""
     picture, axes = plot(table, len(PLACES), (9.6, 4.3))
     points = {}
     for ax, (at, token) in zip(axes, PLACES.items(), strict=True):
@@ -179,7 +184,8 @@ def figure(table: pd.DataFrame) -> Plot:
         points[ax] = rows[["exact", "over"]].astype(float)
         ax.axhline(0, color=INK, lw=1.1, ls=(0, (5, 2)))
         for _, row in rows.iterrows():
-            colour = SERIES[2] if row["over_low"] > 0 else SERIES[1]
+            colour = SERIES[2] if row["formed"] else SERIES[1]
+            ax.plot(row["exact"], row["random"] - row["degrees"], "o", mfc="none", mec=MUTED, ms=6, mew=1.1)
             ax.vlines(row["exact"], row["over_low"], row["over_high"], color=colour, lw=1.3)
             ax.hlines(row["over"], row["exact_low"], row["exact_high"], color=colour, lw=1.3)
             ax.plot(row["exact"], row["over"], "o", color=colour, ms=6, mec="white", mew=0.8)
@@ -190,6 +196,8 @@ def figure(table: pd.DataFrame) -> Plot:
     for ax in axes:
         ax.set_ylim(low, high)
     axes[0].set_ylabel("accuracy of the probe minus that of the degrees")
+    axes[0].plot([], [], "o", mfc="none", mec=MUTED, ms=6, mew=1.1, label="random weights, best layer")
+    axes[0].legend(loc="upper left", frameon=False, fontsize=8.5)
     axes[0].text(0.99, 0.0, "the degrees of the cells", transform=axes[0].get_yaxis_transform(), ha="right",
                  va="bottom", size=8, color=MUTED)
     picture.draw_without_rendering()  # the layout is then what it will be

@@ -47,8 +47,9 @@ maze_map.summary(table, "path_start").round(3)
 # %% [markdown]
 # `flags` are those of `python -m tasks.maze.train`; `exact` is the share of held-out mazes, of the kind the model was
 # trained on, that it walks without a mistake. Then `<PATH_START>`: the layer that is best on validation (-1 is the
-# embedding), the accuracy of a logistic probe there on the edges of other mazes, what needs no map, and how much the
-# probe has `over` the degrees, on the same mazes. From `<ADJLIST_END>`, before the ends of the path are known:
+# embedding), the accuracy of a logistic probe there on the edges of other mazes, what needs no map, the best layer of
+# the same model with `random` weights, and how much the probe has `over` the degrees, on the same mazes. From
+# `<ADJLIST_END>`, before the ends of the path are known:
 
 # %%
 maze_map.summary(table, "adjlist_end").round(3)
@@ -57,16 +58,19 @@ maze_map.summary(table, "adjlist_end").round(3)
 maze_map.figure(table)
 
 # %% [markdown]
-# Green: the interval lies above the degrees, so there is a map. Bars are 95 % intervals over mazes. What the table
-# says:
+# Green: a map has formed, above the degrees and above random weights. Hollow: random weights. Bars are 95 % intervals
+# over mazes. Where the list is in canonical order, the place of a passage in it nearly tells which passage it is, and
+# random weights show the whole maze: what is read there was not put together by training. What the table says:
 
 # %%
 for at, token in maze_map.PLACES.items():
     rows = maze_map.summary(table, at)
     over, low, high = (rows[c].astype(float) for c in ("over", "over_low", "over_high"))
-    formed, best = rows.index[low > 0].tolist(), over.idxmax()
-    print(f"{token}: a map in {len(formed)} of {len(rows)} variants ({', '.join(formed) or 'none'}). The best is "
-          f"{best}, {over[best]:+.3f} [{low[best]:+.3f}, {high[best]:+.3f}] over the degrees.")
+    formed, above, best = rows.index[rows["formed"]].tolist(), rows.index[low > 0].tolist(), over.idxmax()
+    print(f"{token}: a map has formed in {len(formed)} of {len(rows)} variants ({', '.join(formed) or 'none'}). Above "
+          f"the degrees alone: {', '.join(above) or 'none'}. The best is {best}, {over[best]:+.3f} [{low[best]:+.3f}, "
+          f"{high[best]:+.3f}] over the degrees: accuracy {rows['accuracy'][best]:.3f}, with random weights "
+          f"{rows['random'][best]:.3f}.")
     if len(rows) > 4:
         print(f"  Rank correlation with exact paths, over the variants: "
               f"{over.corr(rows['exact'].astype(float), method='spearman'):+.2f}.")
