@@ -138,7 +138,7 @@ heads = heads.sort_values("attention one passage ahead", ascending=False)
 heads.head(5).round(3)
 
 # %%
-layer, head = heads.index[0]
+layer, head = map(int, heads.index[0])
 forks = (mazes.ways_forward > 1).sum(1)
 row = int(forks[:60].argmax())
 steps = np.flatnonzero(mazes.ways_forward[row] > 1)[:3].tolist()

@@ -167,7 +167,8 @@ def _checks(checks: pd.DataFrame | Sequence[Mapping] | None) -> list[dict]:
         else:
             ours = _cell(given[0])
         found.append({k: _cell(check.get(k)) for k in ("id", "what", "paper", "pass_mark")}
-                     | {"ours": ours, "passed": bool(check.get("pass")), "whole": check.get("id") != ""})
+                     | {"ours": ours, "passed": bool(check.get("pass")), "whole": check.get("id") != "",
+                        "judged": check.get("pass_mark") != "none"})
     return found
 
 
