@@ -357,7 +357,7 @@ def _flag(name: str) -> str:
 def no_such(what: str, name: str, known: Iterable[str]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.45)
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"no {what} {name!r}{guess} (there are: {', '.join(known) or 'none'})"
 

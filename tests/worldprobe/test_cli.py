@@ -108,7 +108,7 @@ def test_reproduce_prints_the_checks_and_fails_when_one_does(capsys, study):
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["run", "othelo", "--out", "x"], "worldprobe: no task 'othelo'; did you mean othello?"),
-    (["reproduce", "otello", "--out", "x"], "worldprobe: no paper 'otello'; did you mean othello?"),
+    (["reproduce", "otello", "--out", "x"], "worldprobe: no paper 'otello'; did you mean othello"),
     (["models", "path", "no such model"], "worldprobe: no reference model 'no such model'"),
     (["run", "othello"], "worldprobe run: the following arguments are required: --out. See worldprobe run --help"),
     (["run", "othello", "--out", "x", "--games", "0"], "worldprobe run: argument --games: '0' is not a whole number"),
