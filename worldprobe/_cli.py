@@ -310,8 +310,8 @@ def _call(function: str, arguments: argparse.Namespace) -> Any:
         options["options"] = dict(options["options"])
     taken = inspect.signature(call).parameters
     if unknown := [_flag(k) for k in options if k not in taken]:
-        known = ", ".join(_flag(k) for k in taken if k not in ("out", "log", "task"))
-        raise CommandError(f"{function} {task} does not take {', '.join(unknown)}; it takes {known}")
+        flags = ", ".join(_flag(k) for k in taken if k not in ("out", "log", "task"))
+        raise CommandError(f"{function} {task} does not take {', '.join(unknown)}; it takes {flags}")
     names = [] if own else [task]
     if dry:
         return call(*names, **options)

@@ -40,7 +40,7 @@ def measure(seeds: Sequence[int], steps: Sequence[int] = STEPS, decays: Sequence
     """`alignments`: of every net, step, layer, relation and side, with the null; `powers`: exponents at the end."""
     data = [_data(seed) for seed in seeds]
     X, Y, fresh, fresh_Y = (torch.stack(each) for each in zip(*data, strict=True))
-    about = [dict(seed=seed, decay=decay) for decay in decays for seed in seeds]
+    about: list[dict] = [dict(seed=seed, decay=decay) for decay in decays for seed in seeds]
     nets = Stack([mlp((24, 48, 48, 48, 5), nn.Tanh, 1000 + a["seed"]) for a in about])
     decay, rate = torch.tensor([a["decay"] for a in about]), torch.full((len(about),), RATE)
     order = torch.Generator().manual_seed(min(seeds))

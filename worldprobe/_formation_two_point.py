@@ -30,7 +30,7 @@ ENDS = [(0.01, 0.005, 2.0, 0.394198), (1.0, 0.1, 1.0, 1.288153), (0.3, 0.05, 2.0
 
 def measure(seeds: Sequence[int], most_steps: int = 20000, every: int = 5) -> dict[str, pd.DataFrame]:
     """`records`: step, loss and (h, y, w) of every net and layer; `fits`: one row per net and fitted layer."""
-    about = [dict(gain=gain, seed=seed) for gain in RATES for seed in seeds]
+    about: list[dict] = [dict(gain=gain, seed=seed) for gain in RATES for seed in seeds]
     nets = Stack([_xavier(a["gain"], a["seed"]) for a in about])
     rate = torch.tensor([RATES[a["gain"]] for a in about])
     x = torch.tensor([[0.0], [DX2**0.5]]).expand(len(about), -1, -1)
@@ -147,8 +147,8 @@ def _plot(records: pd.DataFrame, fits: pd.DataFrame) -> Plot:
     ends = np.array([layer[["h_start", "h_end"]].to_numpy().min() / 1.5, layer["h_start"].max() * 1.5])
     left.plot(ends, ends, color=MUTED, lw=1.1, ls=(0, (4, 2)))
     rich = layer[layer["gain"] == layer["gain"].min()]
-    left.axhline(np.mean([rich_limit(DX2, DY2, r["eta_h"], r["eta_y"]) for _, r in rich.iterrows()]), color=MUTED,
-                 lw=1.1)
+    limits = [rich_limit(DX2, DY2, r["eta_h"], r["eta_y"]) for _, r in rich.iterrows()]
+    left.axhline(float(np.mean(limits)), color=MUTED, lw=1.1)
     for i, (gain, rows) in enumerate(layer.groupby("gain")):
         left.plot(rows["h_start"], rows["h_end"], MARKERS[i], color=SERIES[i], ms=6, label=f"gain {gain:g}", mew=0)
     left.set(xscale="log", yscale="log", xlabel="distance before training (squared)",

@@ -135,7 +135,8 @@ class _Layer:
     """The four sums of a layer; those of the larger side that have an identity are kept on the smaller one."""
 
     def __init__(self, W: Float[Tensor, "d_out d_in"], into: "_Sum", normed: bool):
-        self.W, self.normed, self.d_out, self.d_in = W, normed, *W.shape
+        self.W, self.normed = W, normed
+        self.d_out, self.d_in = W.shape
         narrow = min(self.d_in, self.d_out)
         self.H_in, self.H_out = into, _Sum(narrow, normed)
         self.G_in, self.G_out = _Sum(narrow, normed), _Sum(self.d_out, normed)
