@@ -20,6 +20,7 @@ MADE = 2000  # mazes of each kind in the first two checks
 SOLVED = "solved"
 PLACES = ("path start", "current cell", "semicolon", "whole passage")
 CONTRAST = "maze-forkless"
+WRITES = ("steer", "move_to")  # edits along directions, beside patches and the learned subspace
 
 
 def checks(shape: Shape) -> list[Callable[[Found], dict]]:
@@ -91,7 +92,7 @@ def early_layer(found: Found) -> dict:
     best = _map(found)
     curve = rows(found.table, positions="path_start", label="passage", metric="accuracy", split="test",
                  probe=best["probe"], stream="resid_post", intervention=None, model=found.model)
-    curve = _final(curve).sort_values("layer")
+    curve = final(curve).sort_values("layer")
     n_layers = int(curve["layer"].max()) + 1
     layer = -1 if best["stream"] == "resid_pre" else int(best["layer"])
     above = difference(interval(best), _map_rivals(found)["shortcut:by_degree"])
@@ -222,14 +223,14 @@ def decodable_and_causal(found: Found) -> dict:
 
 
 def _behaviour(found: Found, metric: str, control: str | None = None) -> Interval:
-    return interval(_final(rows(found.table, metric=metric, control=control, label=None, intervention=None)).iloc[0])
+    return interval(final(rows(found.table, metric=metric, control=control, label=None, intervention=None)).iloc[0])
 
 
 def _map(found: Found) -> pd.Series:
-    return best_reading(_final(found.table), "path_start", "passage", model=found.model)
+    return best_reading(final(found.table), "path_start", "passage", model=found.model)
 
 
-def _final(table: pd.DataFrame) -> pd.DataFrame:
+def final(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the model, without those of its checkpoints."""
     return table[~table["revision"].astype(str).str.startswith("step ")]
 
@@ -242,7 +243,7 @@ def _map_rivals(found: Found) -> dict[str, Interval]:
                  "control": control}
         if control == "random_init":
             where |= {"probe": best["probe"], "stream": best["stream"], "layer": best["layer"]}
-        out[control] = interval(_final(rows(found.table, **where)).iloc[0])
+        out[control] = interval(final(rows(found.table, **where)).iloc[0])
     return out
 
 
@@ -274,7 +275,7 @@ def _chosen(found: Found, kind: str, control: str | None = None) -> tuple[Interv
 
 def _best_at(found: Found, kind: str, place: str) -> pd.Series:
     table = rows(found.table, label=kind, positions=place, metric="flip_rate", subset=SOLVED, split="report")
-    table = table[(table["intervention"] != "patch") & table["alpha"].notna()]
+    table = table[table["intervention"].isin(WRITES) & table["alpha"].notna()]
     if table.empty:
         raise LookupError(f"no edit to {kind} a passage at {place}")
     return table.loc[table["value"].idxmax()]

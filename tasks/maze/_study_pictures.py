@@ -16,6 +16,7 @@ from ._labels import shape_named
 from ._lattice import Shape, edge_names
 from ._mazes import Mazes, draw
 from ._pictures import attention_picture, edge_picture, edit_picture, map_picture
+from ._study_checks import final
 from ._tokens import parse, to_text
 
 SHOWN = 2  # mazes and cases: the first there are, not the best
@@ -75,15 +76,15 @@ def _on_lattice(shape: Shape, targets: Sequence[str], values) -> Float[ndarray, 
 
 
 def _by_edge(found: Found, shape: Shape) -> list[Picture]:
-    read = found.readings["path_start"]
+    read, table = found.readings["path_start"], final(found.table)
     try:
-        best = best_reading(found.table, "path_start", "passage", model=found.model)
+        best = best_reading(table, "path_start", "passage", model=found.model)
         where = {"label": "passage", "metric": "accuracy", "split": "test", "intervention": None}
         own = {"positions": "path_start", "probe": best["probe"], "stream": best["stream"], "layer": best["layer"],
                "model": found.model, **where}
         names = read.prompts.targets("passage")
-        panels = {"Probe": [float(rows(found.table, subset=f"edge={n}", **own).iloc[0]["value"]) for n in names],
-                  "Degrees alone": [float(rows(found.table, subset=f"edge={n}", positions="path_start",
+        panels = {"Probe": [float(rows(table, subset=f"edge={n}", **own).iloc[0]["value"]) for n in names],
+                  "Degrees alone": [float(rows(table, subset=f"edge={n}", positions="path_start",
                                                control="shortcut:by_degree", **where).iloc[0]["value"])
                                     for n in names]}
     except LookupError:
