@@ -1,6 +1,7 @@
 """Worlds to probe: labelled prompts, counterfactual cases, and the small reference model that lives in each world.
 
     prompts = tasks.load("othello", n=2000)   # LabelledPrompts
+    prompts = tasks.from_table("mine.csv", tokenizer, labels=["animal"], group="noun")     # of texts of your own
     tasks.available()                         # names that `load` takes
     tasks.reference_models()                  # name -> Hugging Face directory, no network
 
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._pairs import PromptPairs, nearest_pairs, token_pairs
     from ._prompts import Counterfactuals, LabelledPrompts, split_by_group
+    from ._table import from_table
 
 _NAMES = {"Counterfactuals": "_prompts", "LabelledPrompts": "_prompts", "PromptPairs": "_pairs",
-          "nearest_pairs": "_pairs", "split_by_group": "_prompts", "token_pairs": "_pairs"}
-__all__ = ["Counterfactuals", "LabelledPrompts", "PromptPairs", "available", "load", "nearest_pairs",
+          "from_table": "_table", "nearest_pairs": "_pairs", "split_by_group": "_prompts", "token_pairs": "_pairs"}
+__all__ = ["Counterfactuals", "LabelledPrompts", "PromptPairs", "available", "from_table", "load", "nearest_pairs",
            "reference_models", "split_by_group", "token_pairs"]
 
 
