@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._pairs import PromptPairs, nearest_pairs, token_pairs
     from ._prompts import Counterfactuals, LabelledPrompts, split_by_group
+    from ._shown import picture
     from ._table import from_table
 
 _NAMES = {"Counterfactuals": "_prompts", "LabelledPrompts": "_prompts", "PromptPairs": "_pairs",
-          "from_table": "_table", "nearest_pairs": "_pairs", "split_by_group": "_prompts", "token_pairs": "_pairs"}
+          "from_table": "_table", "nearest_pairs": "_pairs", "picture": "_shown", "split_by_group": "_prompts",
+          "token_pairs": "_pairs"}
 __all__ = ["Counterfactuals", "LabelledPrompts", "PromptPairs", "available", "from_table", "load", "nearest_pairs",
-           "reference_models", "split_by_group", "token_pairs"]
+           "picture", "reference_models", "split_by_group", "token_pairs"]
 
 
 def __getattr__(name: str):

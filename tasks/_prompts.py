@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from ._positions import Where, place
+from ._shown import as_html, as_text
 
 SPLITS = ("train", "validation", "test")
 
@@ -61,6 +62,12 @@ class LabelledPrompts:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     @property
     def schemes(self) -> list[str]:
@@ -134,6 +141,12 @@ class Counterfactuals:
     def __len__(self) -> int:
         return len(self.cases)
 
+    def __repr__(self) -> str:
+        split, first = self.cases["split"].value_counts(), self.cases[:1].to_dict("records")
+        changed = "".join(f"; the first: {c['target']} from {c['was']} to {c['becomes']}" for c in first)
+        return (f"Counterfactuals: {self.task}, {self.scheme}, {self.kind}, {len(self):,} cases "
+                f"({', '.join(f'{split[name]:,} to {name}' for name in sorted(split.index))}){changed}")
+
 
 def split_by_group(group: ndarray, seed: int = 0, validation: float = 0.1, test: float = 0.2) -> ndarray:
     """Split names for every row; all rows of a group get the same one: (row,) of train / validation / test.
@@ -142,7 +155,8 @@ def split_by_group(group: ndarray, seed: int = 0, validation: float = 0.1, test:
     """
     names, index = np.unique(group, return_inverse=True)
     if len(names) < 3:
-        raise ValueError(f"a split into train, validation and test needs at least 3 groups, there are {len(names)}")
+        raise ValueError(f"a split into train, validation and test needs at least 3 groups, there are {len(names)}; "
+                         "give more prompts")
     order = np.random.default_rng(seed).permutation(len(names))
     n_test, n_validation = max(1, round(test * len(names))), max(1, round(validation * len(names)))
     split = np.full(len(names), "train", dtype=object)

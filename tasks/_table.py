@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from . import available
+from ._csv import read_csv
 from ._prompts import SPLITS, LabelledPrompts, split_by_group
 from ._text import tokenise
 
@@ -42,6 +44,8 @@ def from_table(table: pd.DataFrame | str | Path, tokenizer, *, text: str = "text
             group lies in two splits, words are not in their text, a text is longer than the context.
     """
     rows, name = _read(table, name)
+    if name.partition("-")[0] in available():
+        raise ValueError(f"{name!r} is the name of a task of ours; give your own another, name='my_{name}'")
     names, given = list(labels or ["label"]), {k: _as_list(v) for k, v in (shortcuts or {}).items()}
     predictions = list(dict.fromkeys(column for columns in given.values() for column in columns))
     _check(rows, [text, *names, *predictions, *([group] if group else []), *([at] if at != "last" else [])], name)
@@ -70,7 +74,7 @@ def _read(table: pd.DataFrame | str | Path, name: str | None) -> tuple[pd.DataFr
         return table.reset_index(drop=True), name or "table"
     if not Path(table).is_file():
         raise FileNotFoundError(f"there is no file {table}; give a CSV file or a data frame")
-    return pd.read_csv(table, keep_default_na=False, na_values=[""]), name or Path(table).stem  # `None` is a word
+    return read_csv(table, missing=[""]), name or Path(table).stem
 
 
 def _check(rows: pd.DataFrame, wanted: Sequence[str], name: str) -> None:

@@ -29,11 +29,12 @@ from ._lattice import (
 from ._mazes import Mazes, draw, is_reserved, is_tree, random_mazes, solve
 from ._own import read_mazes
 from ._pictures import attention_picture, edge_picture, edit_picture, map_picture
+from ._shown import picture
 from ._tokens import parse, to_ids, to_text, tokenise, words
 
 __all__ = ["GENERATORS", "Mazes", "adjacency_attention", "adjacency_scores", "attention_over_cells",
            "attention_picture", "behaviour", "border_inclusive", "by_degree", "cases", "cell_embeddings", "connect",
            "degrees", "distances", "draw", "edge_gathering", "edge_names", "edge_picture", "edges", "edit_picture",
            "gathering_scores", "geometry", "identities", "is_reserved", "is_tree", "load", "map_picture", "open_edges",
-           "pairs", "parse", "random_mazes", "read_mazes", "score", "shape_of", "shortest_paths", "solve", "to_ids",
-           "to_text", "tokenise", "walk", "ways", "words"]
+           "pairs", "parse", "picture", "random_mazes", "read_mazes", "score", "shape_of", "shortest_paths", "solve",
+           "to_ids", "to_text", "tokenise", "walk", "ways", "words"]

@@ -8,7 +8,8 @@
 from ._cases import board_codes, board_size, cases, follow, ideal_null, to_move
 from ._engine import IllegalMove, Replay, legal_moves, random_games, replay, square_name
 from ._labels import baseline_predictions, baselines, load, prompts_from_games
+from ._pictures import picture
 
 __all__ = ["IllegalMove", "Replay", "baseline_predictions", "baselines", "board_codes", "board_size", "cases",
-           "follow", "ideal_null", "legal_moves", "load", "prompts_from_games", "random_games", "replay", "square_name",
-           "to_move"]
+           "follow", "ideal_null", "legal_moves", "load", "picture", "prompts_from_games", "random_games", "replay",
+           "square_name", "to_move"]

@@ -19,7 +19,8 @@ from ._cases import cases, pairs
 from ._datasets import DATASETS
 from ._distance import great_circle_km, plane_distance, proximity_error, years_apart
 from ._load import hold_out, load
+from ._shown import picture
 from ._world import RELATIONS, answers, entities
 
 __all__ = ["DATASETS", "RELATIONS", "answers", "behaviour", "cases", "entities", "great_circle_km", "hold_out", "load",
-           "pairs", "plane_distance", "proximity_error", "years_apart"]
+           "pairs", "picture", "plane_distance", "proximity_error", "years_apart"]
