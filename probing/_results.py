@@ -92,8 +92,8 @@ def validate(table: pd.DataFrame, version: int = SCHEMA_VERSION) -> pd.DataFrame
     if table.empty:
         raise ResultsError("a results table needs at least one row, it has none; run the study before saving it")
     codes = _codes(table)
-    rules = (_numbers, _context, _intervals, _keys, partial(_probes, version, codes), _chances,
-             partial(_effects, codes))
+    rules = (_numbers, partial(_context, codes), _intervals, partial(_keys, codes), partial(_probes, version, codes),
+             _chances, partial(_effects, codes))
     problems = [_problem(table, bad, text) for rule in rules for bad, text in rule(table) if bad.any()]
     if problems:
         raise ResultsError("\n".join(problems))
@@ -104,6 +104,8 @@ def _typed(table: pd.DataFrame, fill: bool) -> pd.DataFrame:
     if unknown := [c for c in table if c not in COLUMNS]:
         raise ResultsError(f"unknown columns {unknown}; a result has {', '.join(COLUMNS)}. Rename or drop them; what "
                            "describes the whole table goes into the metadata of write_results")
+    if [(c, t) for c, t in table.dtypes.items()] == [(c, t) for c, (t, _) in COLUMNS.items()]:
+        return table
     missing = [c for c in COLUMNS if c not in table]
     if missing and not fill:
         raise ResultsError(f"columns {missing} are missing; build the table with results_frame(rows), which adds them")
@@ -145,19 +147,19 @@ def _numbers(table: pd.DataFrame) -> Rule:
     yield table["n"].isna().to_numpy() | (table["n"].fillna(1) < 1).to_numpy(), "n is missing or below 1; say how many."
 
 
-def _context(table: pd.DataFrame) -> Rule:
+def _context(codes: "Codes", table: pd.DataFrame) -> Rule:
     for column in ("task", "metric", "split", "subset"):
-        yield _lacks(table, column), f"{column} is missing; name it."
-    studied = ~_lacks(table, "probe") | ~_lacks(table, "intervention")
-    yield studied & _lacks(table, "label"), "label is missing; name the scheme that is read or changed."
-    real = _lacks(table, "control")
-    siteless = _lacks(table, "stream") | _lacks(table, "layer") | _lacks(table, "layer_end")
+        yield _lacks(codes, column), f"{column} is missing; name it."
+    studied = ~_lacks(codes, "probe") | ~_lacks(codes, "intervention")
+    yield studied & _lacks(codes, "label"), "label is missing; name the scheme that is read or changed."
+    real = _lacks(codes, "control")
+    siteless = _lacks(codes, "stream") | _lacks(codes, "layer") | _lacks(codes, "layer_end")
     yield real & studied & siteless, "stream, layer or layer_end is missing; name the site."
-    yield ~_lacks(table, "alpha") & _lacks(table, "unit"), "a dose without its unit; set unit beside alpha."
-    yield _lacks(table, "data_hash"), "data_hash is missing; set the digest of the prompts or cases."
+    yield ~_lacks(codes, "alpha") & _lacks(codes, "unit"), "a dose without its unit; set unit beside alpha."
+    yield table["data_hash"].isna().to_numpy(), "data_hash is missing; set the digest of the prompts or cases."
     model_free = table["control"].fillna("").str.startswith(_MODEL_FREE).to_numpy()
-    yield ~model_free & _lacks(table, "model"), "model is missing; only controls that need no model may leave it out."
-    yield ~model_free & _lacks(table, "model_hash"), "model_hash is missing; set the digest of the weights."
+    yield ~model_free & _lacks(codes, "model"), "model is missing; only controls that need no model may leave it out."
+    yield ~model_free & table["model_hash"].isna().to_numpy(), "model_hash is missing; set the digest of the weights."
 
 
 def _intervals(table: pd.DataFrame) -> Rule:
@@ -173,22 +175,23 @@ def _intervals(table: pd.DataFrame) -> Rule:
     yield outside, "the interval does not contain the value; compute both from the same examples."
 
 
-def _keys(table: pd.DataFrame) -> Rule:
-    yield table.duplicated(KEY, keep=False).to_numpy(), f"the same key twice ({', '.join(KEY)}); keep one of them."
+def _keys(codes: "Codes", table: pd.DataFrame) -> Rule:
+    _, which, times = np.unique(_joined(list(codes.values())), return_inverse=True, return_counts=True)
+    yield times[which] > 1, f"the same key twice ({', '.join(KEY)}); keep one of them."
 
 
 def _chances(table: pd.DataFrame) -> Rule:
     for column in ("p_value", "p_adjusted"):
         p = table[column].fillna(0).to_numpy()
         yield (p < 0) | (p > 1), f"{column} is not between 0 and 1."
-    lone = ~_lacks(table, "p_value") & (_lacks(table, "p_adjusted") | _lacks(table, "correction"))
+    lone = (table["p_value"].notna() & (table["p_adjusted"].isna() | table["correction"].isna())).to_numpy()
     yield lone, "a p-value without its correction over the table; set p_adjusted and correction (see correct_p_values)."
 
 
 def _probes(version: int, codes: "Codes", table: pd.DataFrame) -> Rule:
-    real = _lacks(table, "intervention") & _lacks(table, "control")
-    nameless = _lacks(table, "probe")
-    scored = ~_lacks(table, "label")
+    real = _lacks(codes, "intervention") & _lacks(codes, "control")
+    nameless = _lacks(codes, "probe")
+    scored = ~_lacks(codes, "label")
     yield real & nameless & scored, "a label is scored, but by what? Set probe, or for a baseline control."
     probes = real & ~nameless
     control = table["control"].fillna("").astype(object).to_numpy()
@@ -197,7 +200,7 @@ def _probes(version: int, codes: "Codes", table: pd.DataFrame) -> Rule:
         exact = [*_SAME_SCORE, "probe"] if name != "majority" else _SAME_SCORE
         bad = probes & ~_beside(codes, control == name, exact, ["model", "revision"])
         yield bad, f"a probe without its control {name!r}; " + fix.format(", ".join(["model", *exact]))
-    edited = ~_lacks(table, "intervention")
+    edited = ~_lacks(codes, "intervention")
     for name in sorted({c for c in control if c.startswith("shortcut:")}):
         rows = (control == name) & ~edited
         due = probes & _beside(codes, rows, ["task", "label"], [])
@@ -208,8 +211,8 @@ def _probes(version: int, codes: "Codes", table: pd.DataFrame) -> Rule:
 def _effects(codes: "Codes", table: pd.DataFrame) -> Rule:
     metric = table["metric"].fillna("")
     of_doses = metric.str.startswith("alpha").to_numpy(bool)  # no edit has no such dose
-    edits, bands = ~_lacks(table, "intervention"), table["control"].isin(BANDS).to_numpy(bool)
-    effects = edits & _lacks(table, "control") & ~of_doses
+    edits, bands = ~_lacks(codes, "intervention"), table["control"].isin(BANDS).to_numpy(bool)
+    effects = edits & _lacks(codes, "control") & ~of_doses
     same, arm = ["model", "revision", "intervention", *_SAME_SCORE], ["probe", *_WINDOW, "alpha", "unit", "positions"]
     null = edits & (table["control"] == "null").fillna(False).to_numpy(bool)
     bad = effects & ~_beside(codes, null, same, arm)
@@ -222,15 +225,15 @@ def _effects(codes: "Codes", table: pd.DataFrame) -> Rule:
     yield few, f"a band of fewer than {MIN_DRAWS} random draws; draw at least {MIN_DRAWS}."
 
 
-def _lacks(table: pd.DataFrame, column: str) -> np.ndarray:
-    return table[column].isna().to_numpy()
-
-
 Codes = Mapping[str, np.ndarray]  # column -> a number per row, equal where the values are, -1 where there is none
 
 
 def _codes(table: pd.DataFrame) -> Codes:
     return {c: pd.factorize(table[c])[0].astype(np.int64) for c in KEY}
+
+
+def _lacks(codes: Codes, column: str) -> np.ndarray:
+    return codes[column] < 0
 
 
 def _beside(codes: Codes, controls: np.ndarray, exact: list[str], optional: list[str]) -> np.ndarray:

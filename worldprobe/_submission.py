@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from probing._result_files import _digest
-from probing._results import COLUMNS, SCHEMA_VERSION, ResultsError, validate
+from probing._results import COLUMNS, SCHEMA_VERSION, ResultsError, results_frame, validate
 from probing._statistics import N_BOOT, bootstrap_mean
 
 from ._terminal import obeyed, plain
@@ -97,7 +97,7 @@ def parse(data: bytes, samples: bytes | None = None) -> Submission:
         raise SubmissionError("the content does not match its digest: the file is damaged or was edited; send it as "
                               "the run wrote it")
     try:
-        table = validate(pd.DataFrame(rows).reindex(columns=list(COLUMNS)), version)
+        table = validate(results_frame(rows), version)
     except ResultsError as error:
         raise SubmissionError(plain_lines(str(error))) from error
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -232,10 +232,10 @@ _KINDS = {"str": "text", "Int64": "a whole number", "float64": "a number"}
 def _check_values(table: pd.DataFrame) -> None:
     """What a metric can be, and counts and places that exist."""
     metric = table["metric"].to_numpy(object)
-    numbers = table[["value", "ci_low", "ci_high"]].to_numpy(float)
-    low, high = np.nanmin(numbers, axis=1), np.nanmax(numbers, axis=1)
-    first, last = (table[c].astype(float).to_numpy() for c in ("layer", "layer_end"))
-    sizes = table[["applied_norm", "norm_share", "sds"]].to_numpy(float)
+    value, low, high = (table[c].to_numpy() for c in ("value", "ci_low", "ci_high"))
+    low, high = np.fmin(value, low), np.fmax(value, high)
+    first, last = (table[c].to_numpy(float, na_value=np.nan) for c in ("layer", "layer_end"))
+    sizes = np.stack([table[c].to_numpy() for c in ("applied_norm", "norm_share", "sds")])
     slack = 1e-6  # what rounding in float32 can do to a sum
     share, floor = (np.isin(metric, sorted(names)) for names in (SHARES, ATLEAST_0))
     for bad, text in (
@@ -244,8 +244,8 @@ def _check_values(table: pd.DataFrame) -> None:
         ((metric == "r2") & (high > 1 + slack), "r2 is at most 1"),
         ((first < 0) | (last > MOST_LAYERS), f"layers are 0 to {MOST_LAYERS:,}"),
         (last < first, "layer_end is not before layer"),
-        (table["n_groups"].astype(float).to_numpy() < 1, "n_groups is at least 1"),
-        ((sizes < 0).any(1), "a size is not negative"),
+        (table["n_groups"].to_numpy(float, na_value=np.nan) < 1, "n_groups is at least 1"),
+        ((sizes < 0).any(0), "a size is not negative"),
     ):
         wrong = np.flatnonzero(bad)
         if len(wrong):
