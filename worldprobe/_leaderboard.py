@@ -9,16 +9,13 @@ are marked `run`, those of a submission `recomputed` where the scores of its exa
 `self-reported`.
 """
 
-import base64
 import hashlib
 import html
 import json
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -29,6 +26,7 @@ from ._board_effects import AT_KL
 from ._board_rows import board_rows
 from ._csv import csv_text
 from ._export import changes_of, read_run, results_file
+from ._page import digest, environment, source
 from ._paper_rows import shown_model
 from ._submission import MAX_SAMPLE_BYTES, SubmissionError, read_submission
 from ._terminal import plain
@@ -46,11 +44,11 @@ def build(results: Sequence[str | Path], out: str | Path = "site") -> Path:
         ResultsError: One of them is damaged or breaks a rule.
     """
     folder = Path(out)
-    (folder / "reports").mkdir(parents=True, exist_ok=True)
     frames = [frame for source in results for frame in _rows_of(Path(source), folder)]
     rows = named(ranked(pd.concat(frames, ignore_index=True))) if frames else pd.DataFrame()
     if rows.empty:
         raise ValueError("there is nothing to show: the results hold no probe and no edit; run a study first")
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "leaderboard.csv", csv_text(rows).encode())
     write_whole(folder / "index.html", page(rows).encode())
     return folder / "index.html"
@@ -113,10 +111,10 @@ def page(rows: pd.DataFrame) -> str:
     fields = [c for c in rows if c not in ("score_row", "effect_row")]
     cells = [[_plain_cell(v) for v in rows[c].astype(object)] for c in fields]
     data = {"fields": fields, "rows": [list(row) for row in zip(*cells, strict=True)]}
-    look, script = (_source(f"leaderboard.{kind}") for kind in ("css", "js"))
-    policy = (f"default-src 'none'; style-src '{_hash(look)}'; script-src '{_hash(script)}'; img-src data:; "
+    look, script = (source(f"leaderboard.{kind}") for kind in ("css", "js"))
+    policy = (f"default-src 'none'; style-src '{digest(look)}'; script-src '{digest(script)}'; img-src data:; "
               "base-uri 'none'; form-action 'none'")
-    return _environment().get_template("leaderboard.html").render(
+    return environment().get_template("leaderboard.html").render(
         policy=policy, look=look, script=script, data=data, price=f"{AT_KL:g}", version=__version__, n=len(rows),
         models=rows["model"].nunique(), tasks=rows["task"].nunique())
 
@@ -163,6 +161,7 @@ def _report(file: Path, name: str, folder: Path) -> tuple[str, str] | None:
         return None
     safe = re.sub(r"[^\w.-]+", "_", name).strip(".") or "run"
     address = f"reports/{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.html"
+    (folder / "reports").mkdir(parents=True, exist_ok=True)
     write_whole(folder / address, text.encode())
     return address, text
 
@@ -172,7 +171,7 @@ def _harmless(text: str) -> bool:
     found = re.match(r'\s*<!DOCTYPE html>\s*<html lang="en">\s*<head>\s*<meta charset="utf-8">\s*'
                      r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
     policy = html.unescape(found[1]) if found else ""
-    rules = {rule.split()[0]: rule.split()[1:] for rule in policy.split(";") if rule.strip()}
+    rules = {r.split()[0]: r.split()[1:] for r in reversed(policy.split(";")) if r.strip()}  # of two the first holds
     scripts = all(source.startswith("'sha256-") for source in rules.get("script-src", []))
     return rules.get("default-src") == ["'none'"] and scripts
 
@@ -197,19 +196,3 @@ def _plain_cell(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     return value if isinstance(value, str) else json.loads(json.dumps(value))
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.PackageLoader("worldprobe"), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-
-
-@cache
-def _source(name: str) -> str:
-    return (Path(__file__).with_name("templates") / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """As a content security policy names what may be in the page."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,11 +1,15 @@
 import base64
+import gzip
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from tests.worldprobe import browser
 from worldprobe._report import Exhibit, Section, Table, write_report
 from worldprobe._sections import effect_section, headline, probe_section
 from worldprobe._verdicts import verdicts
@@ -76,15 +80,19 @@ def test_the_page_parses_and_its_ids_are_unique(page):
     assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= set(ids)
 
 
-def test_the_policy_forbids_everything_but_inline_style_and_data_images(page):
+def test_the_policy_forbids_everything_but_inline_style_data_images_and_the_script_of_the_page(html, page):
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
-    assert "script-src" not in policy
+    (script,) = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == (f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{own}'; img-src data:; "
+                      "base-uri 'none'; form-action 'none'")
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\b|fetch\(|XMLHttp|import", script)
 
 
-def test_the_page_loads_nothing_and_runs_nothing(html, page):
+def test_the_page_loads_nothing_and_runs_nothing_else(html, page):
+    assert page.all("script") == [{}]
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "xlink:href", "srcset", "poster", "action"):
@@ -125,19 +133,68 @@ def test_a_number_without_an_interval_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def unpacked(button: dict) -> str:
+    """The file that a button saves."""
+    return gzip.decompress(base64.b64decode(button["data-gzip"])).decode()
+
+
 def test_every_figure_comes_as_svg_and_its_data_as_csv(page, table):
-    links = [a for a in page.all("a") if "download" in a]
-    figures = [a for a in links if a["download"].endswith(".svg")]
+    buttons = [a for a in page.all("button") if "data-gzip" in a]
+    figures = [a for a in buttons if a["data-name"].endswith(".svg")]
     assert len(figures) == len(page.all("figure")) == 11
-    for link in links:
-        content = base64.b64decode(link["href"].partition(",")[2]).decode()
-        if link in figures:
-            assert content.lstrip().startswith("<?xml") and "var(--" not in content
+    for button in buttons:
+        if button in figures:
+            assert unpacked(button).lstrip().startswith("<?xml") and "var(--" not in unpacked(button)
         else:
-            assert len(pd.read_csv(io.StringIO(content))) > 0
-    data = next(a for a in links if a["download"] == "accuracy-by-layer-mine-theirs.csv")
-    columns = pd.read_csv(io.StringIO(base64.b64decode(data["href"].partition(",")[2]).decode())).columns
-    assert list(columns) == list(table.columns)
+            assert len(pd.read_csv(io.StringIO(unpacked(button)))) > 0
+    data = next(a for a in buttons if a["data-name"] == "accuracy-by-layer-mine-theirs.csv")
+    assert list(pd.read_csv(io.StringIO(unpacked(data))).columns) == list(table.columns)
+
+
+def test_a_report_of_a_large_table_stays_small(table, tmp_path):
+    """Thirty tables, each with all its rows behind it: the report of a whole study has fifty."""
+    rng = np.random.default_rng(0)
+    rows = pd.concat([table] * 3, ignore_index=True)
+    parts = []
+    for i in range(30):
+        value = rng.uniform(size=len(rows))
+        data = rows.assign(value=value, ci_low=value - 0.01, ci_high=value + 0.01, revision=f"step {i}")
+        parts.append(Section(f"part {i}", tables=[Table("rows", data.head(3)[["label", "value"]], data=data)]))
+    html = write_report(tmp_path / "r.html", title="large", sections=parts).read_text()
+    files = [unpacked(a) for a in Page(html).all("button")]
+    assert len(files) == 30 and all(len(f.splitlines()) == len(rows) + 1 for f in files)
+    assert sum(map(len, files)) > 10_000_000 and len(html) < 5_000_000  # as base64 they alone were 13 MB
+
+
+def test_the_files_of_a_report_are_saved_without_a_network(html, table, tmp_path_factory):
+    if browser.FOUND is None:
+        pytest.skip("no chromium here to open the page in")
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "report.html").write_text(html)
+    chromium = browser.Browser(folder / "profile")
+    try:
+        chromium.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1,
+                      uploadThroughput=-1)
+        chromium.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder / "saved"))
+        chromium.open((folder / "report.html").as_uri())
+        assert chromium.value("getComputedStyle(document.querySelector('.unsaved')).display") == "none"
+        for name in ("accuracy-by-layer-mine-theirs.svg", "accuracy-by-layer-mine-theirs.csv"):
+            chromium.value(f"document.querySelector('[data-name=\"{name}\"]').focus()")
+            chromium.press("Enter")
+            file = folder / "saved" / name
+            for _ in range(500):
+                if file.exists() and file.stat().st_size:
+                    break
+                chromium.value("new Promise(r => setTimeout(r, 10))")
+            button = next(a for a in Page(html).all("button") if a.get("data-name") == name)
+            assert file.read_bytes().decode() == unpacked(button)
+        assert [r for r in chromium.requests if not r.startswith(("file:", "blob:", "data:"))] == []
+        assert chromium.said == []
+        chromium.call("Emulation.setScriptExecutionDisabled", value=True)
+        chromium.open((folder / "report.html").as_uri())  # which asks the page, and is answered all the same
+        assert chromium.value("getComputedStyle(document.querySelector('.files')).display") == "none"
+    finally:
+        chromium.close()
 
 
 def test_every_figure_says_what_is_seen_on_how_many_cases_and_what_the_interval_is(html):
@@ -160,7 +217,7 @@ def test_text_from_results_stays_text(table, tmp_path):
                  run={HOSTILE: {HOSTILE: HOSTILE}, "command": HOSTILE},
                  checks=[{"id": HOSTILE, "what": HOSTILE, "paper": HOSTILE, "ours": HOSTILE, "pass": True}])
     page = Page(html)
-    assert page.all("script") == [] and page.all("img") == []
+    assert page.all("script") == [{}] and page.all("img") == []
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert html.count("&lt;script&gt;") > 20
 
@@ -197,7 +254,7 @@ def test_markup_hidden_from_the_xml_reader_is_written_as_text(tmp_path):
     picture = CIRCLE.format("", "<title><![CDATA[><script>alert(1)</script>]]></title>")
     section = Section("s", "", [Exhibit("e", picture, "c")])
     html = write_report(tmp_path / "r.html", title="t", sections=[section]).read_text()
-    assert Page(html).all("script") == []
+    assert Page(html).all("script") == [{}]
 
 
 def test_sections_of_any_task_make_a_report(tmp_path):
