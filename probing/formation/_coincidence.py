@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from numpy import ndarray
 from scipy.stats import rankdata
 
 from ._curve import Curve
-from ._transition import best_sigmoid, half_rise
+from ._transition import best_sigmoid, gap, half_rise, likely_sigmoids
 
 N_NULL = 999
 
@@ -27,8 +28,11 @@ def coincidence(curve: Curve, other: Curve, seed: int = 0) -> dict:
 
     - `lag`: decades of training from the transition of the other to that of the curve, log10(step / step of the other):
       below 0 the curve is first. `half_rise_lag`: the same of the half-rise steps. With `_low`, `_high`, the 95 %
-      percentile interval over paired draws, and `_p`, twice the smaller share of draws on one side of 0; missing where
-      a curve has no draws.
+      percentile interval over paired draws, and `_p`, twice the smaller share of draws on one side of 0. Those of `lag`
+      know as well of the places between checkpoints that fit no worse, see `transition`, and are there without draws;
+      those of `half_rise_lag` are then missing.
+    - `spacing`: decades between the checkpoints around the transitions, the wider of the two: what is closer together
+      is seen as one.
     - `spearman`: rank correlation of the two over checkpoints. Two curves that rise correlate whatever they are, so
       `spearman_p` is how often the curve with its own changes (per decade) in random order correlates as much.
       `spearman_changes`: of the changes per decade, with `spearman_changes_p` under the same null. Missing where a
@@ -43,9 +47,17 @@ def coincidence(curve: Curve, other: Curve, seed: int = 0) -> dict:
     x = curve.x
     out: dict = dict(curve=curve.name, other=other.name)
     a, b = (np.concatenate([c.values[None], c.draws.reshape(-1, len(x))]) for c in (curve, other))
+    (at, drawn), (theirs_at, theirs_drawn) = (
+        (best_sigmoid(x, c.values[None])[0],
+         likely_sigmoids(c, np.random.default_rng([seed, 5, crc32(c.values.tobytes())]))[0])  # same in both orders
+        for c in (curve, other))
+    n = min(len(drawn), len(theirs_drawn))
+    out |= _lag("lag", np.r_[at - theirs_at, drawn[:n] - theirs_drawn[:n]])
     n = min(len(a), len(b))
-    for name, where in (("lag", lambda y: best_sigmoid(x, y)[0]), ("half_rise_lag", lambda y: half_rise(x, y))):
-        out |= _lag(name, where(a[:n]) - where(b[:n]))
+    out |= _lag("half_rise_lag", half_rise(x, a[:n]) - half_rise(x, b[:n]))
+    out["spacing"] = np.nan
+    if np.isfinite(at - theirs_at).all():
+        out["spacing"] = float(max(np.diff(x)[gap(x, place[0])] for place in (at, theirs_at)))
     changes, theirs = (np.diff(c.values) / np.diff(x) for c in (curve, other))
     rng = np.random.default_rng([seed, 3])
     shuffled = np.stack([changes, *(rng.permutation(changes) for _ in range(N_NULL))])

@@ -36,7 +36,29 @@ def test_without_noise_the_sigmoid_is_found_to_the_grid():
     assert found["width"] == pytest.approx(0.5, rel=0.2)
     assert (found["start"], found["end"]) == pytest.approx((0.6, 0.95), abs=5e-3)
     assert (found["first"], found["last"]) == pytest.approx((0.6, 0.95), abs=5e-3)
-    assert np.isnan([found["step_low"], found["width_high"], found["half_rise_low"]]).all()
+    assert found["step_low"] < 200 < found["step_high"] and np.isnan(found["half_rise_low"])
+    assert (found["between_from"], found["between_to"]) == (181, 256)
+
+
+@pytest.mark.parametrize("width, least", [(0.01, 0.10), (0.6, 0.02)])
+def test_a_jump_is_anywhere_between_its_checkpoints_and_the_interval_says_so(width, least):
+    """Places drawn evenly between two checkpoints, 0.15 decades apart; a wide rise has a place of its own."""
+    hit, wide, places = [], [], 10 ** np.linspace(np.log10(256), np.log10(362), 22)[1:-1]
+    for i, place in enumerate(places):
+        hits, cells = groups(place, 400, i, width)
+        found = transition(Curve.of_groups("c", STEPS, hits, cells, n_boot=200), seed=i)
+        hit.append(found["step_low"] <= place <= found["step_high"])
+        wide.append(np.log10(found["step_high"] / found["step_low"]))
+        assert (found["between_from"], found["between_to"]) == (256, 362) or width > 0.1
+    assert sum(hit) >= 17  # of 20, at 95 %
+    assert least < np.mean(wide) < 0.2
+
+
+def test_two_jumps_between_the_same_checkpoints_cannot_be_ordered():
+    early, late = (Curve.of_groups("c", STEPS, *groups(step, 400, step, 0.01), n_boot=200) for step in (270, 345))
+    both = coincidence(early, late)
+    assert both["lag_low"] < 0 < both["lag_high"] and both["lag_p"] > 0.05
+    assert both["spacing"] == pytest.approx(np.log10(362 / 256))
 
 
 def test_a_falling_curve_has_its_transition_too():
