@@ -50,8 +50,8 @@ def _config(folder: Path):
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read as a Hugging Face configuration: "
-                         f"{first_line(error)}") from None
+        raise ModelError(f"{folder / 'config.json'} cannot be read as a Hugging Face configuration "
+                         f"({first_line(error)}); restore it, or save the model again with save_pretrained") from None
 
 
 def from_directory(folder: Path, device: torch.device | None, dtype: torch.dtype,

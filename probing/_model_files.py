@@ -86,8 +86,9 @@ def _at_path(name: str, path: Path) -> Source:
     if not (path / "config.json").is_file():
         held = sorted(child.name for child in path.iterdir())
         inside = [child for child in held if (path / child / "config.json").is_file()]
-        raise ModelError(f"{path} is no model directory: it has no config.json, it holds {listing(held)}"
-                         + (f". Did you mean {path / inside[0]}?" if inside else ""))
+        raise ModelError(f"{path} is no model directory: it has no config.json, it holds {listing(held)}. "
+                         + (f"Did you mean {path / inside[0]}?" if inside else
+                            "Name one that save_pretrained wrote"))
     _check_weights(path)
     hashes = _check_pins(path)
     parts = [hashes.get(file.name) or _sha256(file) for file in weight_files(path)]
@@ -141,7 +142,8 @@ def weight_files(folder: Path) -> list[Path]:
         if files := sorted(folder.glob(pattern)):
             return files
     raise ModelError(f"{folder} has no weights: wanted model.safetensors, it holds "
-                     f"{listing(sorted(child.name for child in folder.iterdir()))}")
+                     f"{listing(sorted(child.name for child in folder.iterdir()))}. Put it there, or save the model "
+                     "again with save_pretrained")
 
 
 def check_safetensors(file: Path) -> None:

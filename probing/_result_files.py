@@ -105,6 +105,8 @@ def _canonical(value) -> bytes:
 
 def _parse_json(data: bytes) -> tuple[list[dict], dict]:
     head = json.loads(data)
+    if not isinstance(head, dict):
+        raise ValueError(f"wanted an object with rows, it is a {type(head).__name__}")
     return head.pop("rows"), head
 
 

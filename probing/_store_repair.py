@@ -58,6 +58,12 @@ def store_folders(cache: str | Path | None = None) -> list[Path]:
         return sorted(path for path in root.glob("*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
+def is_store(path: Path) -> bool:
+    """Whether a folder is named like a store or holds one."""
+    return path.is_dir() and bool(_NAME.fullmatch(path.resolve().name) or (path / "identity.json").exists()
+                                  or any(path.glob("shard-*")))
+
+
 def inspect(path: Path, every_byte: bool = False, threads: int = THREADS) -> Condition:
     """The condition of a store: records and sizes, or with `every_byte` both hashes of every shard as well.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probing._store_files import StoreError, cache_root, canonical
-from probing._store_repair import Condition, inspect, remove, store_folders
+from probing._store_repair import Condition, inspect, is_store, remove, store_folders
 from probing._store_repair import repair as repair_store
 
 from ._cli import CommandError, no_such, print_table
@@ -116,11 +116,12 @@ def chosen(names: Sequence[str], cache: str | None) -> list[Path]:
     """Folders of the stores named by the first digits of their id or by their folder; all of them if none is named."""
     folders = store_folders(cache)
     if cache is not None and not cache_root(cache).is_dir():
-        raise CommandError(f"there is no folder {cache_root(cache)}")
+        raise CommandError(f"--cache {cache} is {'a file' if Path(cache).exists() else 'not there'}; name the folder "
+                           "that holds the stores, or leave --cache out")
     found = []
     for name in names:
         fits = [path for path in folders if path.name.startswith(name)] if "/" not in name else \
-               [path for path in [Path(name).expanduser()] if path.is_dir()]
+               [path for path in [Path(name).expanduser()] if is_store(path)]
         if not fits:
             known = [path.name[:SHORT] for path in folders]
             raise CommandError(f"{no_such('store', name, known[:20])} in {cache_root(cache)}")

@@ -5,6 +5,8 @@
     worldprobe reproduce formation --out runs/forms    # the smallest experiments on how representations form
     worldprobe formation maze --out runs/maze-forms    # when behaviour, probes and alignments appear in training
     worldprobe intervene decoy --out runs/decoy        # is what can be read used, is it enough, and at what price
+    worldprobe sweep decoy --seeds 0-4 --out runs/s    # many models, tasks, probes and seeds; on a cluster too
+    worldprobe status runs/s                           # how far it has come
     worldprobe models                                  # reference models; `models path NAME` prints a directory
     worldprobe cache ls                                # activation stores; also verify, repair, prune
     worldprobe export runs/othello --to csv,latex      # results in the formats of others
@@ -14,8 +16,9 @@
 A task has a study where its folder says what one asks (`tasks._study`), which `worldprobe._study` carries out; a
 module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)` is one of its own. Either is
 imported only when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are
-not passed, so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check fails, a store is
-damaged or a submission is refused, 2 for an error, 130 for Ctrl-C. An error is one line; --debug shows its traceback.
+not passed, so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check or a cell of a sweep
+fails, a store is damaged or a submission is refused, 2 for an error, 130 for Ctrl-C. An error is one line; --debug shows
+its traceback.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, _cli_share
+from . import __version__, _cli_share, _cli_sweep
 from ._terminal import plain
 
 _INTERVENE_EXAMPLES = """examples:
@@ -37,9 +40,9 @@ _INTERVENE_EXAMPLES = """examples:
   worldprobe intervene othello --model othello-6x6 --with size=6 --with edit=erase --windows --out runs/erase
   worldprobe intervene othello --target e6 --price 0.01 --out runs/e6
 """
-_EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check fails, a store is damaged or a submission is refused; 2 for "
-               "an error; 130 for Ctrl-C.")
-EXPERIMENTS = ("formation",)  # can be reproduced and belong to no task; worldprobe/_NAME.py
+_EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check or a cell of a sweep fails, a store is damaged or a submission "
+               "is refused; 2 for an error; 130 for Ctrl-C.")
+EXPERIMENTS = ("formation", "universality")  # can be reproduced and belong to no task; worldprobe/_NAME.py
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
 
@@ -48,10 +51,26 @@ class CommandError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
+    """argparse, with errors of one line that say what there is."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {plain(message)}. See {self.prog} --help\n")
+        if "not allowed with argument" in message:
+            message += "; give one of the two"
+        stop = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: {plain(message)}{stop} See {self.prog} --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # said here, where the command is known, not by the parser above it
+            options = [text for action in self._actions for text in action.option_strings]
+            flag = unknown[0].partition("=")[0]
+            self.error(f"no option {flag!r}{_near(flag, options)}" if flag.startswith("-") else
+                       f"unexpected {' '.join(unknown)!r}")
+        return found, unknown
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(None, no_such("command", value, action.choices))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     known = {"run": run, "reproduce": reproduce, "formation": formation, "intervene": intervene, "models": models,
              "cache": cache, "export": _cli_share.export, "leaderboard": _cli_share.leaderboard,
-             "cite": _cli_share.cite}
+             "cite": _cli_share.cite, "sweep": _cli_sweep.sweep, "status": _cli_sweep.status}
     command = known[arguments.command]
     try:
         return command(arguments)
@@ -82,8 +101,8 @@ def parser() -> Parser:
     shared = Parser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True,
-                                  metavar="run | reproduce | formation | intervene | models | cache | export | "
-                                          "leaderboard | cite")
+                                  metavar="run | reproduce | formation | intervene | sweep | status | models | "
+                                          "cache | export | leaderboard | cite")
     for name, words in (("run", "probe a model on a task, edit what was found, and write the report"),
                         ("reproduce", "measure a paper's numbers again and print them beside the paper's")):
         command = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.", parents=[shared],
@@ -92,6 +111,7 @@ def parser() -> Parser:
         _study_options(command)
     _formation_command(commands, shared)
     _intervene_command(commands, shared)
+    _cli_sweep.add_commands(commands, shared)
     listing = commands.add_parser("models", help="list the reference models, or print the directory of one",
                                   parents=[shared], allow_abbrev=False)
     actions = listing.add_subparsers(dest="action", metavar="path NAME")
@@ -112,7 +132,7 @@ def _study_options(command: argparse.ArgumentParser) -> None:
     add("--n-cases", type=_count, metavar="N", help="cases to intervene on (default: what the study says)")
     add("--with", dest="options", type=_option, action="append", metavar="KEY=VALUE", help="an option of the study, "
         "such as size=6 or data=FILE.csv; may be given more than once")
-    add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
+    add("--seed", type=_seed, metavar="N", help="seed of whatever is random (default 0)")
     size = command.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a small version: minutes")
     size.add_argument("--full", dest="quick", action="store_false", help="the whole study")
@@ -129,7 +149,7 @@ def _formation_command(commands: Any, shared: Parser) -> None:
     add("--task", metavar="TASK", help="whose study asks and reads it (default: that of a reference model)")
     add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
     add("--prompts", type=_count, metavar="N", help="prompts for every reading (default: what the study says)")
-    add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
+    add("--seed", type=_seed, metavar="N", help="seed of whatever is random (default 0)")
     add("--quick", action="store_true", help="the small numbers of the study")
     add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
 
@@ -152,14 +172,14 @@ def _intervene_command(commands: Any, shared: Parser) -> None:
         "encoding (default: mass_mean.write,logistic.read,encoding.write,lda.pair)")
     add("--target", metavar="T", help="of a label with several targets, such as the squares of a board: which one to "
         "learn a subspace for (default: the one with the most cases)")
-    add("--price", type=float, metavar="KL", help="compare edits at this side effect, in nats (default: the median "
+    add("--price", type=_price, metavar="KL", help="compare edits at this side effect, in nats (default: the median "
         "edit's largest); for another price nothing is computed again")
     add("--prompts", type=_count, metavar="N", help="prompts to learn directions from")
     add("--n-cases", type=_count, metavar="N", help="cases to edit, for every label")
     add("--with", dest="options", type=_option, action="append", metavar="KEY=VALUE", help="an option of the task, "
         "such as size=6 or edit=erase; may be given more than once")
     add("--windows", action="store_true", help="edit contiguous layers together too, not single ones only")
-    add("--seed", type=int, metavar="N", help="seed of whatever is random (default 0)")
+    add("--seed", type=_seed, metavar="N", help="seed of whatever is random (default 0)")
     add("--quick", action="store_true", help="fewer prompts, cases, directions and doses")
     add("--fresh", action="store_true", help="discard what an earlier run left in DIR")
     add("--dry-run", action="store_true", help="print the plan: labels, arms, bytes, memory, time; compute nothing")
@@ -294,9 +314,14 @@ def _call(function: str, arguments: argparse.Namespace) -> Any:
     """The study's `run` or `reproduce`, with the options that were given; its `plan` under --dry-run."""
     import inspect  # a tenth of the time of --help
 
+    import tasks
+
     given = vars(arguments)
     task, out, papers = given["name"], given["out"], function == "reproduce"
     own = task in _own_studies() or (papers and task in EXPERIMENTS)
+    if not own and task not in tasks.available():  # asked first: what has a study is known once torch is loaded
+        known = [*tasks.available(), *EXPERIMENTS] if papers else tasks.available()
+        raise CommandError(no_such("paper" if papers else "task", task, known))
     if not own and task not in studies():
         known = [*studies(), *EXPERIMENTS] if papers else studies()
         raise CommandError(no_such("paper" if papers else "task", task, known))
@@ -328,6 +353,22 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def _price(text: str) -> float:
+    try:
+        nats = float(text)
+    except ValueError:
+        nats = math.nan
+    if not 0 < nats < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no price; give a number of nats above 0, such as 0.1")
+    return nats
+
+
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
@@ -355,14 +396,19 @@ def _flag(name: str) -> str:
 
 
 def no_such(what: str, name: str, known: Iterable[str]) -> str:
+    return f"no {what} {name!r}{_near(name, known)} (there are: {', '.join(known) or 'none'})"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
-    guess = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"no {what} {name!r}{guess} (there are: {', '.join(known) or 'none'})"
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}; name a path that can be read and written"
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     ours = type(error).__module__.partition(".")[0] in ("tasks", "probing", "interventions", "worldprobe")
     known = (ours or isinstance(error, (ValueError, KeyError, OSError))) and text

@@ -66,12 +66,14 @@ def results_file(run: str | Path) -> Path:
     if path.is_dir():
         found = [path / name for name in ("results.parquet", "results.json") if (path / name).exists()]
         if not found:
-            raise ValueError(f"{path} has no results.parquet or results.json; a run writes them when it is done")
+            raise ValueError(f"{path} has no results.parquet or results.json; a run writes them when it is done: the "
+                             "same command again finishes it")
         return found[0]
     if not path.exists():
         raise ValueError(f"there is no {path}; name a run folder, or a results file (.parquet or .json)")
     if path.suffix not in (".parquet", ".json"):
-        raise ValueError(f"results are read from .parquet or .json, not from {path.name!r}")
+        raise ValueError(f"results are read from .parquet or .json, not from {path.name!r}; name the folder of a run, "
+                         "or the results file in it")
     return path
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from interventions import Dose, PatchRun, activation_patching, best_dose
 from probing import Site, check_fits, check_numerics, identify, load_model, results_frame, write_results
+from probing._identity import is_causal
 from probing._progress import Progress
 from tasks import LabelledPrompts
 
@@ -31,6 +32,7 @@ from ._run import Run, open_run
 FULL: dict[str, Any] = {"prompts": 1000, "n_cases": 500, "refits": 4, "steps": 240}
 QUICK: dict[str, Any] = {"prompts": 400, "n_cases": 200, "refits": 1, "steps": 120}
 PATCHING = ("denoise", "noise")
+LEAST_GROUPS = 2  # to choose on and to report on
 
 
 def run(out: str | Path, task: str, model: str | None = None, *, labels: Sequence[str] | None = None,
@@ -71,6 +73,7 @@ def plan(task: str, model: str | None = None, *, labels: Sequence[str] | None = 
     settings, module = _settings(quick, prompts, n_cases), task_module(task)
     bridge = load_model(model or default_model(task))
     few = load_prompts(module, 16, seed, options or {})
+    _check_model(bridge, task)
     check_fits(bridge, few)
     names = [claim.label for claim in claims(module, few, labels, 16, seed, options)]
     chosen, layers, d = _methods(edits, directions, quick, few, names), bridge.cfg.n_layers, bridge.cfg.d_model
@@ -123,9 +126,12 @@ def study(out: str | Path, task: str, model: str | None, *, labels, edits, direc
     settings, module, options = _settings(quick, prompts, n_cases), task_module(task), dict(options or {})
     methods(edits, directions, quick)  # wrong names are told before anything is loaded
     bridge = load_model(model or default_model(task))
+    _check_model(bridge, task)
     who, data = identify(bridge), load_prompts(module, settings["prompts"], seed, options)
     check_fits(bridge, data)
     asked = claims(module, data, labels, settings["n_cases"], seed, options)
+    for claim in asked:
+        _check_cases(claim)
     chosen = _methods(edits, directions, quick, data, [c.label for c in asked])
     singles = {c.label: single(module, data, c, target, seed, options) for c in asked}
     config = {"command": "intervene", "task": task, "model": who.name, "labels": [c.label for c in asked],
@@ -172,6 +178,22 @@ def _methods(edits: Sequence[str] | None, directions: Sequence[str] | None, quic
         raise ValueError(f"splince keeps what is known of another label while it erases one, and {labels[0]} has none "
                          "beside it; leave it out of --edits")
     return fitting
+
+
+def _check_model(bridge: Any, task: str) -> None:
+    if not is_causal(bridge):
+        name = identify(bridge).name
+        raise ValueError(f"{name} is an encoder: it says no next token, so there are no answers that an edit could "
+                         f"change. Take a decoder; what can be read from {name} says worldprobe run {task}")
+
+
+def _check_cases(claim: Claim) -> None:
+    """Layers and doses are chosen on one half of the cases and reported on the other, by groups."""
+    groups = claim.cases.cases.groupby("split")["group"].nunique()
+    if len(groups) < 2 or groups.min() < LEAST_GROUPS:
+        halves = ", ".join(f"{n} to {split}" for split, n in groups.items())
+        raise ValueError(f"{claim.label} has {len(claim.cases)} cases in too few groups ({halves}; it takes "
+                         f"{LEAST_GROUPS} of each); give more with --n-cases")
 
 
 def _check_price(price: float | int | None) -> None:

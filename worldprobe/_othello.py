@@ -113,7 +113,7 @@ def plan(model: str = "othello", *, games: int | None = None, cases: str | None 
     size, n_sites, d_model = board_size(bridge), bridge.cfg.n_layers + 1, bridge.cfg.d_model
     rows = settings["games"] * (size**2 - 5)
     fits = 3 * n_sites * sum(len(PLAN[label]) for label in settings["labels"])
-    kind = cases or default_cases(size)
+    kind = chosen_cases(cases, size)
     # seconds per row of one core, measured on a laptop-class machine: a linear fit of 64 squares, an MLP
     seconds = rows * 3 * n_sites * sum(
         2.5e-4 if p == "mlp" else 1.2e-4 for label in settings["labels"] for p in PLAN[label])
@@ -144,14 +144,14 @@ def study(out: str | Path, model: str, *, games: int | None, cases: str | None, 
     settings = {**(QUICK if quick else FULL), **({} if games is None else {"games": games})}
     bridge = load_model(model)
     size, who = board_size(bridge), identify(bridge)
-    kind = cases or default_cases(size)
+    kind = chosen_cases(cases, size)
+    prompts = othello.load(settings["games"], seed, size)
+    check_fits(bridge, prompts)
     config = {"task": "othello", "model": who.name, "size": size, "cases": kind, "n_cases": n_cases, "seed": seed,
               **settings}
     folder = open_run(out, config, fingerprints={"model": who.digest}, log=log)
     log = folder.log
     log(f"model {who.name}, {bridge.cfg.n_layers} layers, d_model {bridge.cfg.d_model}; cases: {kind}")
-    prompts = othello.load(settings["games"], seed, size)
-    check_fits(bridge, prompts)
     check_numerics(bridge, prompts.tokens[:8], prompts.lengths[:8])
 
     tables = [folder.stage("behaviour", lambda: behaviour(
@@ -187,8 +187,16 @@ def reference_names() -> list[str]:
     return [name for name in tasks.reference_models() if name.startswith("othello")]
 
 
-def default_cases(size: int) -> str:
-    """`published` where the mirror has them, else `natural`: no network is needed by default."""
+def chosen_cases(kind: str | None, size: int) -> str:
+    """The kind that is asked for; else `published` where the mirror has them, else `natural`: no network is needed by
+    default.
+
+    Raises:
+        ValueError: There is no such kind, or it is not for this board; said before anything is computed.
+    """
+    if kind is not None:
+        othello.cases(kind, n=1, size=size)
+        return kind
     mirror = os.environ.get("WORLDPROBE_DATA")
     there = mirror and (Path(mirror) / "othello" / "intervention_benchmark.json").exists()
     return "published" if there and size == 8 else "natural"

@@ -57,6 +57,7 @@ def open_run(
     asked = _plain({"config": dict(config), "fingerprints": dict(fingerprints or {}), "versions": versions()})
     try:
         path.mkdir(parents=True, exist_ok=True)
+        _known(path)  # refused before a lock is left in a folder that is not ours
         lock = _lock(path)
         known = _known(path)
         if not known:
@@ -64,7 +65,8 @@ def open_run(
             write_whole(path / "run.json", _json(about))
         (path / "stages").mkdir(exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write to {path}: {error.strerror or error}. Name another folder with --out") from error
+        why = "it is a file" if path.is_file() else error.strerror or error
+        raise RunError(f"cannot write to {path}: {why}. Name another folder with --out") from error
     run = Run(path, asked["config"], log, lock)
     if known:
         if different := differences({k: known.get(k) for k in asked}, asked):

@@ -175,16 +175,18 @@ def study_of(task: str, model: str | None, options: Mapping[str, Any] | None = N
     if make is None:
         raise ValueError(no_such("task with a study", task, studies()))
     parameters = set(inspect.signature(make).parameters)
-    taken, given = parameters - {"tokenizer", "d_vocab"}, dict(options or {})
+    taken, given = parameters - {"tokenizer", "d_vocab", "model"}, dict(options or {})
+    if "model" in given:
+        raise ValueError(f"--with model={given['model']}: name the model with --model {given['model']}")
     if unknown := sorted(set(given) - taken):
-        raise ValueError(f"--with takes options of the study, {', '.join(sorted(taken)) or 'here none'}; not "
-                         f"{', '.join(unknown)}")
+        raise ValueError(f"{task} has no option {unknown[0]!r} for --with; it takes "
+                         f"{', '.join(sorted(taken)) or 'none'}")
     if model is None:
         study = make(**given)
         return study, load_model(study.model)
     bridge = load_model(model)
     if model in tasks.reference_models():
-        given |= {"model": model} if "model" in taken else {}
+        given |= {"model": model} if "model" in parameters else {}
     else:
         of_model = {"tokenizer": bridge.tokenizer, "d_vocab": bridge.cfg.d_vocab}
         given |= {name: value for name, value in of_model.items() if name in parameters}
@@ -218,11 +220,12 @@ def carry_out(out: str | Path, task: str, model: str | None, *, prompts: int | N
     study, who = sized(study, prompts, n_cases, quick), identify(bridge)
     config = {"task": task, "model": who.name, "options": {k: str(v) for k, v in (options or {}).items()},
               "prompts": prompts, "n_cases": n_cases, "seed": seed, "quick": quick}
+    data: dict[str, LabelledPrompts] = {r.name: r.load(r.n, seed) for r in study.readings}
+    for read in data.values():
+        check_fits(bridge, read)  # before there is a folder that belongs to this configuration
     folder = open_run(out, config, fingerprints={"model": who.digest}, log=log)
     folder.log(f"model {who.name}, {bridge.cfg.n_layers} layers, d_model {bridge.cfg.d_model}")
-    data: dict[str, LabelledPrompts] = {r.name: r.load(r.n, seed) for r in study.readings}
     for name, read in data.items():
-        check_fits(bridge, read)
         folder.log(f"reading {name}: {len(read.lengths):,} prompts, {len(read):,} examples")
     if data:
         first = next(iter(data.values()))

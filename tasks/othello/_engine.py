@@ -60,7 +60,7 @@ class Replay:
 def _geometry(size: int):
     """Left and right shifts as columns (for broadcasting), with the masks that stop a wrap around the edge."""
     if size not in SIZES:
-        raise ValueError(f"the board size must be one of {SIZES}, not {size}")
+        raise ValueError(f"the board size must be one of {SIZES}, not {size!r}")
     rows, cols = np.divmod(np.arange(size * size, dtype=np.uint64), np.uint64(size))
     bit = np.uint64(1) << np.arange(size * size, dtype=np.uint64)
     full = np.bitwise_or.reduce(bit)
@@ -174,6 +174,7 @@ def random_games(
         squares: (n, size^2 - 4) int8, the square of each move, -1 after the end of the game.
         legal: (n, size^2 - 4) uint64, the bitboard of legal squares before each move.
     """
+    _geometry(size)  # a size that is none is told before it seeds anything
     squares, legal = zip(*(_play(_CHUNK, size, np.random.default_rng([seed, size, c]))
                            for c in range(start // _CHUNK, max(-(-(start + n) // _CHUNK), start // _CHUNK + 1))),
                          strict=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
+from .._csv import read_csv
 from .._data import fetch
 
 PLACE = ("longitude", "latitude")
@@ -126,7 +127,7 @@ def _file(dataset: str | Path, file: Path | None, known: Dataset | None) -> Path
 
 def _table(path: Path) -> pd.DataFrame:
     if path.suffix != ".json":
-        return pd.read_csv(path, keep_default_na=False)  # `None` and `NA` are names
+        return read_csv(path)
     held = json.loads(path.read_text(encoding="utf-8"))
     return pd.DataFrame(held["rows"], columns=held["columns"])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .._csv import read_csv
 from .._data import fetch
 
 PARTS = ("cities_cities_conj", "cities_cities_disj")  # two statements in one
@@ -62,7 +63,7 @@ def read(dataset: str | Path, group: str | None = None) -> pd.DataFrame:
         raise FileNotFoundError(f"{dataset} is neither a file nor a data set; give a CSV with columns statement and "
                                 f"label, or one of {', '.join(DATASETS)}")
     file = Path(dataset) if known is None else fetch(f"geometry_of_truth/{dataset}.csv")
-    table = pd.read_csv(file, keep_default_na=False)  # `None` and `NA` are words
+    table = read_csv(file)
     wanted = ["statement", "label", *([group] if group and known is None else [])]
     if missing := [c for c in wanted if c not in table]:
         asked = "question" in {c.strip().lower() for c in table}

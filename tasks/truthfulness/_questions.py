@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .._csv import read_csv
 from .._positions import NAMED
 from .._prompts import LabelledPrompts, split_by_group
 from .._text import tokenise
@@ -71,7 +72,7 @@ def read_answers(file: str | Path) -> pd.DataFrame:
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}; wanted a CSV with columns {', '.join(LISTED)}, or "
                                 f"{', '.join(ANSWERED)}")
-    table = pd.read_csv(file, keep_default_na=False)
+    table = read_csv(file)
     table.columns = [c.strip().lower().replace(" ", "_") for c in table.columns]
     if set(LISTED) <= set(table):
         table = _listed(table)

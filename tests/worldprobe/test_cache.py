@@ -192,12 +192,12 @@ def test_prune_removes_no_file_that_is_not_a_stores(cache, capsys):
 @pytest.mark.parametrize(("argv", "message"), [
     (["ls", "beef"], f"worldprobe: no store 'beef' (there are: {TRAINED[:8]}, {CONTROL[:8]})"),
     (["verify", "./nowhere"], "worldprobe: no store './nowhere'"),
-    (["ls", "--cache", "/no/such/folder"], "worldprobe: there is no folder /no/such/folder"),
+    (["ls", "--cache", "/no/such/folder"], "worldprobe: --cache /no/such/folder is not there; name the folder"),
     (["prune"], "worldprobe: say what to remove: --older-than 30d, --unfinished, --keep 5"),
     (["prune", "--older-than", "30"], "argument --older-than: '30' is no age; say 12h, 30d or 8w"),
     (["prune", "--keep", "0"], "argument --keep: '0' is not a whole number from 1"),
     (["prune", "--keep", "1", "--yes", "--dry-run"], "not allowed with argument"),
-    (["mend"], "invalid choice: 'mend'"),
+    (["mend"], "no command 'mend' (there are: ls, verify"),
     ([], "the following arguments are required"),
 ])
 def test_a_wrong_command_is_one_line(cache, capsys, argv, message):

@@ -112,8 +112,8 @@ def test_reproduce_prints_the_checks_and_fails_when_one_does(capsys, study):
     (["models", "path", "no such model"], "worldprobe: no reference model 'no such model'"),
     (["run", "othello"], "worldprobe run: the following arguments are required: --out. See worldprobe run --help"),
     (["run", "othello", "--out", "x", "--games", "0"], "worldprobe run: argument --games: '0' is not a whole number"),
-    (["run", "othello", "--out", "x", "--learning-rate", "1"], "unrecognized arguments: --learning-rate 1"),
-    (["walk"], "invalid choice: 'walk'"),
+    (["run", "othello", "--out", "x", "--learning-rate", "1"], "no option '--learning-rate'"),
+    (["walk"], "no command 'walk' (there are: run, "),
     ([], "the following arguments are required"),
 ])
 def test_a_wrong_command_is_one_line_and_exit_code_2(capsys, argv, message):

@@ -119,7 +119,7 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunError, match=r"cannot write to .*file.*: (File exists|Not a directory)\. Name another"):
+        with pytest.raises(RunError, match=r"cannot write to .*file.*: (it is a file|Not a directory)\. Name another"):
             open_run(out, CONFIG)
     if os.geteuid():  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
