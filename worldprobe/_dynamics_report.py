@@ -1,6 +1,6 @@
 """The part of a study's report on training: behaviour and readings over log steps, and where each of them rises."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -43,35 +43,28 @@ def dynamics_section(table: pd.DataFrame, transitions: pd.DataFrame, study: Stud
                    [_table(transitions, study)])
 
 
-def dynamics_plot(rows: pd.DataFrame, transitions: pd.DataFrame,
-                  below: Callable[[Axes, np.ndarray], list[tuple[float, str, str]]] | None = None) -> Plot:
+def dynamics_plot(rows: pd.DataFrame, transitions: pd.DataFrame) -> Plot:
     """Curves of behaviour above, of readings below, over log steps.
 
     Args:
         rows: Results of the checkpoints, with a column `step`.
-        below: Draws into one more panel at these log steps; returns (height, name, colour) of its lines' ends.
     """
     panels = [kinds for kinds in (("behaviour",), ("probe", "final_probe")) if transitions["kind"].isin(kinds).any()]
-    n = len(panels) + (below is not None)
-    figure, axes = plot(rows.drop(columns="step"), n, (6.1, 1.0 + 2.9 * n), stacked=True)
+    figure, axes = plot(rows.drop(columns="step"), len(panels), (6.1, 1.0 + 2.9 * len(panels)), stacked=True)
     steps = np.array(sorted(rows["step"].unique()))
     x = log_steps(steps)
-    if below is not None:
-        ends = below(axes[-1], x)
-        _steps_axis(axes[-1], steps, x, last=True)
-        name_lines(axes[-1], ends)
-    for ax, kinds in zip(axes, panels, strict=False):
+    for ax, kinds in zip(axes, panels, strict=True):
         mine = transitions[transitions["kind"].isin(kinds)]
         names: list[tuple[float, str, str]] = []
         looks: dict[str, tuple[str, str]] = {}
         for _, curve in mine.iterrows():
             key = curve["reading"] if isinstance(curve["reading"], str) else curve["metric"]
             look = looks.setdefault(key, (SERIES[len(looks) % len(SERIES)], MARKERS[len(looks) % len(MARKERS)]))
-            names.append(_draw(ax, points(rows, curve), curve, *look, x))
+            names.append(draw_curve(ax, points(rows, curve), curve, *look, x))
         if "probe" in kinds:
             _first_of_behaviour(ax, transitions)
-            names += _shortcuts(ax, rows, mine, {k: v[0] for k, v in looks.items()})
-        _steps_axis(ax, steps, x, last=ax is axes[-1])
+            names += shortcut_lines(ax, rows, mine, {k: v[0] for k, v in looks.items()})
+        steps_axis(ax, steps, x, last=ax is axes[-1])
         ax.set_ylabel("share" if "behaviour" in kinds else words(" / ".join(map(_short, mine["metric"].unique()))))
         low, high = ax.dataLim.intervaly
         ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
@@ -91,8 +84,9 @@ def points(rows: pd.DataFrame, curve: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(every).astype(own.dtypes)
 
 
-def _draw(ax: Axes, here: pd.DataFrame, curve: pd.Series, colour: str, marker: str, x: np.ndarray
-          ) -> tuple[float, str, str]:
+def draw_curve(ax: Axes, here: pd.DataFrame, curve: pd.Series, colour: str, marker: str, x: np.ndarray
+               ) -> tuple[float, str, str]:
+    """One curve with its whiskers and where it rises; (height, name, colour) of its end."""
     final = curve["kind"] == "final_probe"
     if curve["sharp"] and not final:
         if np.isfinite([curve["step_low"], curve["step_high"]]).all():
@@ -114,8 +108,8 @@ def _first_of_behaviour(ax: Axes, transitions: pd.DataFrame) -> None:
         ax.axvspan(*np.log10(ends), color=MUTED, alpha=0.14, lw=0)
 
 
-def _shortcuts(ax: Axes, rows: pd.DataFrame, curves: pd.DataFrame, colours: Mapping[str, str]
-               ) -> list[tuple[float, str, str]]:
+def shortcut_lines(ax: Axes, rows: pd.DataFrame, curves: pd.DataFrame, colours: Mapping[str, str]
+                   ) -> list[tuple[float, str, str]]:
     """The strongest shortcut of every reading (the majority where it has none), which is the same at every step."""
     names = []
     for _, curve in curves[curves["kind"] == "probe"].iterrows():
@@ -128,7 +122,8 @@ def _shortcuts(ax: Axes, rows: pd.DataFrame, curves: pd.DataFrame, colours: Mapp
     return names
 
 
-def _steps_axis(ax: Axes, steps: np.ndarray, x: np.ndarray, last: bool) -> None:
+def steps_axis(ax: Axes, steps: np.ndarray, x: np.ndarray, last: bool) -> None:
+    """Training steps at their log steps; named where nothing is `last` below."""
     shown = [len(steps) - 1, 0]
     for i in reversed(range(len(steps))):  # the first and the last are named, and all that have room beside those
         if np.abs(x[shown] - x[i]).min() > 0.075 * (x[-1] - x[0]):
@@ -162,7 +157,14 @@ def _when(curve: pd.Series, study: Study) -> str:
     levels = f"from {number(curve['first'])} at step 0 to {number(curve['last'])}"
     if not curve["sharp"]:
         return f"{_capital(what)}: {levels}; a straight line in log step fits as well, so it has no step of its own."
-    return f"{_capital(what)}: {levels}, halfway at step {_step(curve, 'step')}."
+    return f"{_capital(what)}: {levels}, halfway at step {_step(curve, 'step')}, {between(curve)}."
+
+
+def between(curve: pd.Series) -> str:
+    """What the spacing of checkpoints leaves of a transition, in words."""
+    if curve["between_from"] == 0:
+        return f"before the first checkpoint at step {curve['between_to']:,.0f}"
+    return f"between the checkpoints at {curve['between_from']:,.0f} and {curve['between_to']:,.0f}"
 
 
 def _table(transitions: pd.DataFrame, study: Study) -> Table:
@@ -171,6 +173,7 @@ def _table(transitions: pd.DataFrame, study: Study) -> Table:
         line = {"curve": curve["curve"], "read by": NAMES[curve["kind"]], "at step 0": curve["first"],
                 "at the end": curve["last"],
                 "rises at step": _step(curve, "step") if curve["sharp"] else "no step of its own",
+                "checkpoints around": _around(curve) if curve["sharp"] else None,
                 "10–90 %, decades": _range(curve, "width") if curve["sharp"] else None,
                 "halfway at step": _step(curve, "half_rise"), "BIC gain": round(curve["bic_gain"], 1)}
         if "lag" in curve and pd.notna(curve["lag"]) and curve["sharp"]:
@@ -180,7 +183,8 @@ def _table(transitions: pd.DataFrame, study: Study) -> Table:
     caption = ("In brackets: 95 % interval, percentile bootstrap over groups of one run of training; other seeds of "
                "training are not in it. A step of its own: a sigmoid in log step beats a straight line by BIC (gain: "
                "BIC of the line minus that of the sigmoid), by more than noise on that line does (p < 0.05), and two "
-               "checkpoints follow its centre.")
+               "checkpoints follow its centre. A jump between two checkpoints may be anywhere between them, and its "
+               "interval says so.")
     return Table("Where the curves rise", frame.where(frame.notna(), None), caption, transitions)
 
 
@@ -194,6 +198,10 @@ def _range(curve: pd.Series, name: str, form: str = "{:.2f}") -> str:
         return "–"
     known = np.isfinite([low, high]).all()
     return form.format(value) + (f" [{form.format(low)}, {form.format(high)}]" if known else "")
+
+
+def _around(curve: pd.Series) -> str:
+    return f"{curve['between_from']:,.0f}, {curve['between_to']:,.0f}"
 
 
 def _metric_words(study: Study, metric: str) -> str:

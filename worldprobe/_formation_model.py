@@ -2,39 +2,41 @@
 when do states, gradients and weights align? Which is first?
 
 Behaviour and probes are those of the task's study, see `worldprobe._study_dynamics`. The six alignments are measured at
-every linear layer on the task's own prompts under the loss of the next token, on disjoint parts of the prompts: the
-curve of a relation is the mean over layers, and its interval resamples the parts.
+every linear layer on the task's own prompts under the loss of the next token, on disjoint parts of the prompts, see
+`worldprobe._formation_followed`. What becomes of the states is in `worldprobe._formation_states`.
 """
 
+import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from torch.nn.functional import cross_entropy
 
 import tasks
-from probing import check_fits, identify, load_model, write_results
-from probing.formation import Curve, alignment_gains, alignments, coincidences, layer_moments, transitions
+from probing import Site, check_fits, identify, load_model, write_results
+from probing.formation import alignments, layer_moments
 from tasks import LabelledPrompts
 from tasks._study import Study
 
 from ._cli import no_such
-from ._dynamics_report import dynamics_plot, dynamics_section
-from ._ink import SERIES
+from ._dynamics_report import dynamics_section
+from ._formation_figure import CAPTION, formation_plot
+from ._formation_followed import Followed
+from ._formation_states import probe_table, probes_at, regime_rows, regime_table
 from ._report import Exhibit, Section, Table, write_report
 from ._run import Run, open_run
 from ._study import model_directory, sized, study_of
-from ._study_dynamics import ENOUGH, checkpoints, curves_of, transition_table
+from ._study_dynamics import ENOUGH, checkpoints, curves_of
 
 PARTS, PER_PART = 8, 24  # of the prompts, for the alignments
 QUICK_PARTS, QUICK_PER_PART = 5, 8
 N_NULL = 5
-RELATIONS = tuple((side, relation) for side in ("out", "in") for relation in ("RGA", "RWA", "GWA"))
+SHAPE = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head",
+         "intermediate_size", "n_inner", "model_type")  # what checkpoints of one run share, of config.json
 
 
 def follow(out: str | Path, model: str, task: str | None = None, *, prompts: int | None = None, seed: int = 0,
@@ -47,7 +49,8 @@ def follow(out: str | Path, model: str, task: str | None = None, *, prompts: int
         prompts: For every reading, instead of the study's numbers.
         quick: The small numbers of the study.
     Raises:
-        ValueError: A model without enough checkpoints, or none at step 0; no task; or a study that follows nothing.
+        ValueError: A model without enough checkpoints, none at step 0, or of several architectures; no task; or a study
+            that follows nothing.
     """
     study, bridge = study_of(task or task_of(model), model)
     directory = model_directory(bridge, model)
@@ -56,6 +59,7 @@ def follow(out: str | Path, model: str, task: str | None = None, *, prompts: int
         raise ValueError(f"{model} has checkpoints at steps {', '.join(map(str, paths)) or '(none)'}; to follow it "
                          f"takes step 0 and at least {ENOUGH} in all, in checkpoints/step-000000 and so on of its "
                          "directory")
+    same_architecture(paths)
     study = sized(study, prompts, None, quick)
     data = {r.name: r.load(r.n, seed) for r in study.readings if r.followed}
     if not data:
@@ -80,53 +84,26 @@ def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, 
     paths = checkpoints(directory)
     text = max(data.values(), key=lambda read: read.tokens.shape[1])
     size = (QUICK_PARTS, QUICK_PER_PART) if quick else (PARTS, PER_PART)
-    aligned = {step: folder.stage(f"alignment-{step:06d}", lambda: of_checkpoint(
-        path, text, *size, nulls=step in (0, max(paths)), seed=seed)) for step, path in paths.items()}  # noqa: B023
+    aligned = {step: folder.stage(f"alignment-{step:06d}", lambda: of_checkpoint(path, text, *size, seed))  # noqa: B023
+               for step, path in paths.items()}
     tables, curves = curves_of(folder, study, directory, data, seed, quick)
-    table, found = tables[0], Followed(study, aligned, curves, seed)
-    write_results(table, folder.path / "results.parquet", {"config": folder.config, **folder.environment()})
+    found = Followed(study, aligned, curves, seed)
+    readings = [r for r in study.readings if r.followed]
+    finals = found.first[found.first["kind"] == "final_probe"].set_index("reading")
+    sites = {name: Site(row["stream"], int(row["layer"])) for name, row in finals.iterrows()}
+    probes = {step: folder.stage(f"probes-{step:06d}", lambda: probes_at(path, readings, data, sites, seed))  # noqa: B023
+              for step, path in paths.items()}
+    moved = folder.stage("regime", lambda: regime_rows(paths[0], paths[max(paths)], readings[0],
+                                                       data[readings[0].name]))
+    write_results(tables[0], folder.path / "results.parquet", {"config": folder.config, **folder.environment()})
     for line in found.answers:
         folder.log(line)
-    return _report(folder, table, found)
+    values = {curve.name: curve.values for _, curve in curves}
+    states = [*(probe_table(r, probes, found.first, values) for r in readings), regime_table(moved)]
+    return _report(folder, tables[0], found, states)
 
 
-class Followed:
-    """Curves of behaviour, probes and alignments of one model, and the lags between them.
-
-    Attributes:
-        alignments: One row per step, part, layer, relation and side, with `gain`, what it has grown by since step 0.
-        curves: Of the six relations, mean over layers.
-        transitions: Of all curves; of behaviour and probes as `transition_table` says.
-        lags: One row per pair of a relation and a probe or behaviour: see `probing.formation.coincidence`.
-        answers: Which is first, a line per probe.
-    """
-
-    def __init__(self, study: Study, aligned: Mapping[int, pd.DataFrame], others: Sequence[tuple[dict, Curve]],
-                 seed: int):
-        self.study = study
-        self.alignments = with_gains(aligned)
-        self.curves = [alignment_curve(aligned, side, relation, seed) for side, relation in RELATIONS]
-        against = [curve for about, curve in others if about["kind"] in ("behaviour", "probe")]
-        self.first = transition_table(others, seed)
-        self.transitions = pd.DataFrame(transitions(self.curves, seed))
-        self.lags = coincidences(self.curves, against, seed)
-        self.answers = [answer(rows, self.transitions) for _, rows in self.lags.groupby("other", sort=False)]
-
-    def draw(self, ax: Axes, x: np.ndarray) -> list[tuple[float, str, str]]:
-        """The six relations at log steps: out-side solid, in-side dashed."""
-        ends = []
-        for i, curve in enumerate(self.curves):
-            colour = SERIES[i % 3]
-            low, high = np.percentile(curve.draws, [2.5, 97.5], axis=0)
-            ax.vlines(x, low, high, color=colour, lw=1.2, alpha=0.7)
-            ax.plot(x, curve.values, color=colour, lw=1.7, ls="-" if i < 3 else (0, (4, 2)))
-            ends.append((float(curve.values[-1]), curve.name, colour))
-        ax.set_ylabel("alignment (mean over layers)")
-        return ends
-
-
-def of_checkpoint(path: Path, text: LabelledPrompts, parts: int, per_part: int, *, nulls: bool, seed: int
-                  ) -> pd.DataFrame:
+def of_checkpoint(path: Path, text: LabelledPrompts, parts: int, per_part: int, seed: int) -> pd.DataFrame:
     """The six alignments of every layer on every part of the prompts; those of the first part with a null of rotated
     eigenvectors. Missing where a matrix is zero."""
     model = load_model(path)
@@ -138,7 +115,7 @@ def of_checkpoint(path: Path, text: LabelledPrompts, parts: int, per_part: int, 
         rows = slice(part * size, (part + 1) * size)
         moments = layer_moments(model, next_token_loss, [(text.tokens[rows], text.lengths[rows])], keep=real,
                                 zeros=True)
-        found.append(alignments(moments, N_NULL if nulls and part == 0 else 0, seed).assign(part=part))
+        found.append(alignments(moments, N_NULL if part == 0 else 0, seed).assign(part=part))
     return pd.concat(found, ignore_index=True)
 
 
@@ -155,43 +132,6 @@ def real(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return torch.arange(tokens.shape[1]) < lengths[:, None]
 
 
-def alignment_curve(aligned: Mapping[int, pd.DataFrame], side: str, relation: str, seed: int = 0) -> Curve:
-    """Mean over layers over the steps, parts resampled. A matrix of zeros aligns with nothing: 0."""
-    steps = np.array(sorted(aligned))
-    cells = []
-    for step in steps:
-        rows = aligned[int(step)]
-        rows = rows[(rows["side"] == side) & (rows["relation"] == relation)]
-        cells.append(rows.pivot(index="part", columns="layer", values="value").fillna(0.0))
-    gain = np.stack([cell[cells[-1].columns].to_numpy() for cell in cells])
-    return Curve.of_groups(f"{side}-{relation}", steps, gain, np.ones_like(gain), seed=seed)
-
-
-def with_gains(aligned: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """All steps in one table, every value beside that at step 0.
-
-    Raises:
-        ValueError: Checkpoints of different architectures.
-    """
-    start = aligned[0]
-    parts = [alignment_gains(now[now["part"] == part], start[start["part"] == part]).assign(step=step)
-             for step, now in aligned.items() for part in now["part"].unique()]
-    return pd.concat(parts, ignore_index=True)
-
-
-def answer(lags: pd.DataFrame, about: pd.DataFrame) -> str:
-    """Whether alignments lead or follow one probe (or behaviour), in a line."""
-    sharp = set(about[about["sharp"].astype(bool)]["curve"])
-    parts = []
-    for _, lag in lags.iterrows():
-        low, high = lag["lag_low"], lag["lag_high"]
-        order = "leads" if high < 0 else "follows" if low > 0 else "cannot be told from it"
-        if lag["curve"] not in sharp:
-            order = "has no step of its own"
-        parts.append(f"{lag['curve']} {order} ({lag['lag']:+.2f} decades [{low:+.2f}, {high:+.2f}])")
-    return f"{lags['other'].iloc[0]}: " + "; ".join(parts)
-
-
 def task_of(model: str) -> str:
     """The task of a reference model."""
     known = tasks.reference_models()
@@ -201,44 +141,62 @@ def task_of(model: str) -> str:
     return known[model].parent.parent.name
 
 
-def _report(folder: Run, table: pd.DataFrame, found: Followed) -> Path:
+def same_architecture(paths: Mapping[int, Path]) -> None:
+    """Whether checkpoints can be of one run.
+
+    Raises:
+        ValueError: Two that differ in size, naming both and in what.
+    """
+    shapes = {step: {k: v for k, v in json.loads((path / "config.json").read_text()).items() if k in SHAPE}
+              for step, path in paths.items()}
+    last = max(paths)
+    for step, shape in shapes.items():
+        if odd := sorted(k for k in {*shape, *shapes[last]} if shape.get(k) != shapes[last].get(k)):
+            raise ValueError(f"checkpoints of one run have one architecture, but {odd[0]} is {shape.get(odd[0])} at "
+                             f"step {step} and {shapes[last].get(odd[0])} at step {last}; keep those of one model in "
+                             f"{paths[last].parent}")
+
+
+def _report(folder: Run, table: pd.DataFrame, found: Followed, states: list[Table]) -> Path:
     section = dynamics_section(table, found.first, found.study)
     assert section is not None  # a reading is followed
     rows = table[table["revision"].fillna("").str.startswith("step ")]
-    rows = rows.assign(step=rows["revision"].str.removeprefix("step ").astype(int))
-    figure = dynamics_plot(rows, found.first, found.draw)
+    figure = formation_plot(rows.assign(step=rows["revision"].str.removeprefix("step ").astype(int)), found)
     layers = found.alignments["layer"].nunique()
-    caption = (f"{section.exhibits[0].caption} Lowest panel: the six alignments, mean over {layers} linear layers; "
-               "whiskers: 95 % interval, parts of the prompts resampled. Where a matrix is zero, as in blocks that "
-               "start as the identity, the alignment counts 0. Out-RWA and in-GWA can be high at step 0 by algebra.")
-    whole = Section(
-        "When it appears in training, and when states, gradients and weights align", [*section.text, *found.answers],
-        [Exhibit("Behaviour, probes and alignments over training", figure, caption, found.alignments)],
-        [*section.tables, Table("Where the alignments rise", _shown(found), _NULLS, found.transitions),
-         Table("Alignments against probes and behaviour", _shown_lags(found.lags),
-               "Decades of training from the transition of the other to that of the alignment: below 0, the alignment "
-               "is first. In brackets: 95 %, groups and parts of the prompts resampled, of one run of training.",
-               found.lags)])
     about = folder.environment()
+    first = Section(
+        "When it appears, and when states, gradients and weights align", [*section.text, *found.answers],
+        [Exhibit("Behaviour, probes and alignments over training", figure, CAPTION.format(layers=layers),
+                 found.alignments)],
+        [*section.tables, Table("Where the alignments rise", _shown(found), _NULLS, found.transitions),
+         Table("Alignments against probes and behaviour", _shown_lags(found.lags), _LAGS, found.lags),
+         Table("Layer by layer", _shown_layers(found), _LAYERS, found.by_layer)])
+    text = ("A probe that is new at every checkpoint says when a label can be read; the final probe, read out at "
+            "earlier checkpoints, whether it stood in the same place. Where the final probe fails and a new one does "
+            "not, the representation is there and rotates later; where both fail, it is not there.")
     return write_report(folder.path / "report.html", title=f"How {folder.config['model']} forms",
-                        summary=found.study.question, sections=[whole],
+                        summary=[found.study.question, *found.answers],
+                        sections=[first, Section("Does it rotate or appear, and what moved", text, [], states)],
                         run={"command": shlex.join(about.pop("command")), "configuration": dict(folder.config),
                              **about})
 
 
 _NULLS = ("Mean over layers. Null: the same with the eigenvectors of one matrix rotated at random, at the last step. A "
           "step of its own: a sigmoid in log step beats a straight line, see the first table.")
+_LAGS = ("Decades of training from the transition of the other to that of the alignment: below 0, the alignment is "
+         "first. In brackets: 95 %, groups and parts of the prompts resampled, places between checkpoints that fit no "
+         "worse among them, of one run of training.")
+_LAYERS = ("Of all linear layers, how many end above the null of the same layer and above their value at step 0, how "
+           "many have a step of their own and where (median, quartiles), and how many lead or follow the first probe "
+           "or behaviour with a step of its own (95 % interval off 0). Every layer is in the CSV.")
 
 
 def _shown(found: Followed) -> pd.DataFrame:
-    last = found.alignments[found.alignments["step"] == found.alignments["step"].max()]
     lines = []
-    for _, row in found.transitions.iterrows():
-        side, relation = row["curve"].split("-")
-        null = last[(last["side"] == side) & (last["relation"] == relation)]["null"].mean()
+    for (_, row), relation in zip(found.transitions.iterrows(), found.relations, strict=True):
         step = f"{row['step']:,.0f} [{row['step_low']:,.0f}, {row['step_high']:,.0f}]"
         lines.append({"relation": row["curve"], "at step 0": row["first"], "at the end": row["last"],
-                      "gain": row["last"] - row["first"], "rotated null": null,
+                      "gain": row["last"] - row["first"], "rotated null": relation.null[-1].mean(),
                       "rises at step": step if row["sharp"] else "no step of its own"})
     return pd.DataFrame(lines)
 
@@ -247,3 +205,19 @@ def _shown_lags(lags: pd.DataFrame) -> pd.DataFrame:
     text = lags.assign(lag=[f"{r['lag']:+.2f} [{r['lag_low']:+.2f}, {r['lag_high']:+.2f}]"
                             for _, r in lags.iterrows()])
     return text.pivot(index="curve", columns="other", values="lag").reset_index().rename(columns={"curve": "relation"})
+
+
+def _shown_layers(found: Followed) -> pd.DataFrame:
+    sharp = found.first[found.first["sharp"].astype(bool) & found.first["kind"].isin(["probe", "behaviour"])]
+    other = sharp.sort_values("kind", ascending=False)["curve"].head(1)
+    other = found.by_layer["other"].iloc[0] if other.empty else other.iloc[0]
+    rows, lines = found.by_layer[found.by_layer["other"] == other], []
+    for relation, part in rows.groupby("relation", sort=False):
+        steps = part[part["sharp"].astype(bool)]["step"]
+        at = "–" if steps.empty else "{1:,.0f} ({0:,.0f} to {2:,.0f})".format(*steps.quantile([0.25, 0.5, 0.75]))
+        above = (part["last"] > part["null"]) & (part["last"] > part["first"])
+        lines.append({"relation": relation, "layers": len(part), "above null and step 0": int(above.sum()),
+                      "with a step": len(steps), "at step": at} | {
+            f"{word} {other}": int((part["order"] == kind).sum())
+            for kind, word in (("leads", "lead"), ("cannot be told", "not told from"), ("follows", "follow"))})
+    return pd.DataFrame(lines)

@@ -43,15 +43,20 @@ def plot(
     figure.frame = frame
     axes = list(figure.subplots(*((n_panels, 1) if stacked else (1, n_panels)), squeeze=False).flat)
     for ax in axes:
-        ax.set_facecolor("none")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(MUTED)
-        ax.tick_params(colors=INK, labelsize=8.5, color=MUTED, length=3)
-        ax.grid(axis="y", color=GRID, linewidth=0.8)
-        ax.set_axisbelow(True)
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.label.set(color=INK, size=9)
+        styled(ax)
     return figure, axes
+
+
+def styled(ax: Axes) -> None:
+    """The look of every panel."""
+    ax.set_facecolor("none")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(MUTED)
+    ax.tick_params(colors=INK, labelsize=8.5, color=MUTED, length=3)
+    ax.grid(axis="y", color=GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(color=INK, size=9)
 
 
 def words(text: object) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from probing.formation import Curve, coincidences, transitions
 from tasks import LabelledPrompts, split_by_group
 from tasks._study import Reading, Study
 from worldprobe import _cli
@@ -19,8 +20,10 @@ from worldprobe import _formation_known as known
 from worldprobe import _formation_two_point as two_point
 from worldprobe import _formation_variance as variance
 from worldprobe._formation_checks import another_seed
-from worldprobe._formation_model import alignment_curve, follow, follow_study, with_gains
+from worldprobe._formation_followed import answer, mean_curve, relation_of, with_gains
+from worldprobe._formation_model import follow, follow_study, same_architecture
 from worldprobe._formation_nets import Stack, mlp
+from worldprobe._formation_states import angle, dimension, first_groups
 from worldprobe._run import open_run
 
 SEEDS = (0, 1)
@@ -117,10 +120,11 @@ def test_a_model_is_followed_and_says_which_is_first(folder):
     text = report.read_text()
     assert "Behaviour, probes and alignments over training" in text and "out-RGA" in text
     log = (path / "run" / "run.log").read_text()
-    assert "first: out-RGA" in log and "decades [" in log
+    assert "first: has no step of its own, so nothing leads or follows it." in log  # it was there at step 0
+    assert "Layer by layer" in text and "first: does it rotate or appear?" in text and "What moved" in text
     again = open_run(path / "run", {"model": "toy"})
     assert follow_study(again, STUDY, path, {"first": prompts(N, 0)}, 0, True) == report
-    assert (path / "run" / "run.log").read_text().count("done before") == 3 * len(STEPS) + 1
+    assert (path / "run" / "run.log").read_text().count("done before") == 4 * len(STEPS) + 2
 
 
 def stages(path):
@@ -131,12 +135,74 @@ def test_matrices_of_zeros_align_with_nothing_and_padding_does_not_count(folder)
     aligned = stages(folder[0])
     assert aligned[0].query("part == 0 and relation == 'RWA' and side == 'out'")["value"].isna().sum() == 2  # o and MLP
     assert aligned[32]["value"].notna().all()
-    rwa = alignment_curve(aligned, "out", "RWA")
-    assert rwa.values[0] < rwa.values[-1] and len(rwa.draws) and (aligned[0]["n"] == 8 * 5).all()
+    rwa = relation_of(aligned, "out", "RWA")
+    layers = aligned[0].query("part == 0 and relation == 'RWA' and side == 'out'").set_index("layer")
+    zero = layers.index[layers["value"].isna()]
+    of_zero = rwa.values[0][:, [list(rwa.layers).index(layer) for layer in zero]]
+    later = aligned[2].query("part == 0 and relation == 'RWA' and side == 'out'").set_index("layer")
+    np.testing.assert_allclose(of_zero, np.tile(later.loc[zero, "null"], (len(of_zero), 1)))
+    curve = mean_curve(rwa, np.array(STEPS))
+    assert curve.values == pytest.approx(rwa.values.mean((1, 2))) and len(curve.draws)
+    assert (aligned[0]["n"] == 8 * 5).all()
     both = with_gains(aligned)
     assert set(both["step"]) == set(STEPS) and both.query("step == 0")["gain"].dropna().eq(0).all()
     with pytest.raises(ValueError, match="different layers"):
         with_gains({**aligned, 4: aligned[4].assign(layer="other")})
+
+
+def test_what_leads_and_what_follows_is_said_with_its_uncertainty():
+    """Curves with known steps: a relation before the probe, one after it, one at its time, and one that only drifts."""
+    steps, rng = np.r_[0, 2 ** np.arange(4, 13)], np.random.default_rng(0)
+    x = Curve("x", steps, np.arange(10.0)).x
+
+    def curve(name, at, kind=None):
+        line = 0.9 / (1 + np.exp(-8 * (x - np.log10(at)))) if at else 0.1 * x
+        gain = line[:, None] + rng.normal(scale=0.02, size=(10, 30))
+        return Curve.of_groups(name, steps, gain, np.ones_like(gain), 200)
+
+    board, slow = curve("board", 200), curve("slow", None)
+    six = [curve("early", 60), curve("late", 700), curve("same", 200), curve("drifts", None)]
+    about = pd.DataFrame(transitions([board, slow, *six]))
+    said = answer(coincidences(six, [board]), about)
+    assert said.startswith("board rises between steps 128 and 256; of the six alignments 1 lead, 1 follow, 1 cannot be "
+                           "told from it, 1 without a step of their own: early leads (-0.5")
+    assert "late follows (+0.5" in said and "same cannot be told from it (" in said and "drifts has no step" in said
+    assert answer(coincidences(six, [slow]), about).startswith("slow: has no step of its own")
+
+
+def test_probes_that_read_one_place_are_at_no_angle_and_a_rotation_turns_them():
+    rng = np.random.default_rng(0)
+    read = rng.normal(size=(3, 1, 32))
+    assert angle(read, -2 * read)[0] == pytest.approx(0, abs=1e-5)
+    turned = np.linalg.qr(rng.normal(size=(32, 32)))[0]
+    mean, chance = angle(read, read @ turned.T)
+    assert chance == pytest.approx(np.rad2deg(np.arccos(np.abs(turned[0]).mean())), abs=4) and mean > 65
+    three = rng.normal(size=(2, 3, 32))  # three classes read a plane
+    assert angle(three, three + rng.normal(size=(2, 1, 32)))[0] == pytest.approx(0, abs=1e-4)
+    assert np.isnan(angle(np.zeros((1, 1, 8)), np.zeros((1, 1, 8)))).all()
+
+
+def test_whole_groups_are_kept_in_their_order():
+    groups = np.array(["b", "b", "a", "c", "c", "c"])
+    assert first_groups(groups, 4).tolist() == [0, 1, 2] and first_groups(groups, 6).tolist() == list(range(6))
+    assert first_groups(groups, 1).tolist() == [0, 1, 2]  # two at least
+
+
+def test_states_that_fill_a_plane_have_two_dimensions_and_one_state_has_none():
+    rng = np.random.default_rng(0)
+    plane = rng.random((400, 2)) @ rng.normal(size=(2, 16))
+    found, low, high, distinct = dimension(np.concatenate([plane, plane]))  # repeated rows count once
+    assert low < 2 < high and distinct == 400
+    assert np.isnan(dimension(np.ones((50, 16)))[0])
+
+
+def test_checkpoints_of_two_architectures_are_refused(tmp_path):
+    paths = {step: tmp_path / f"step-{step}" for step in (0, 8)}
+    for path, width in zip(paths.values(), (16, 32), strict=True):
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps({"n_embd": width, "n_layer": 1}))
+    with pytest.raises(ValueError, match="n_embd is 16 at step 0 and 32 at step 8"):
+        same_architecture(paths)
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path):
