@@ -23,6 +23,7 @@ from scipy.stats import rankdata
 
 from ._neighbours import Order, cycle, kernel, mutual, nearest
 
+CLIP = (0.25, 0.75)  # of topological RSA where it is one metric of many
 RDM_ROWS = 20_000  # a matrix of distances of more would take over 1.6 GB
 
 Space = Real[ndarray, "_ _"]  # rows and dimensions; whether two have the same rows is for `paired` to say
@@ -206,4 +207,5 @@ METRICS: dict[str, Callable[[int], Metric]] = {  # from the number of neighbours
     "svcca": lambda k: Metric(partial(_components, rank=k), _canonical),
     "procrustes": lambda k: Metric(_unit, _nuclear),
     "rsa": lambda k: Metric(_ranked_distances, _aligned),
+    "topological_rsa": lambda k: Metric(partial(_ranked_distances, clip=CLIP), _aligned),
 }

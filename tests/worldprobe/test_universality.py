@@ -1,0 +1,74 @@
+"""Networks held against each other: a network against itself, the words of another world, and the checks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tasks import decoy
+from worldprobe import _cli
+from worldprobe import _universality as universality
+from worldprobe._universality import METRICS, Family, in_other_words, measure, questions, statements, states
+from worldprobe._universality_report import NAMES, answers, checks, more_alike, pairs_of, section
+
+
+def prompts(n, seed):
+    made = decoy.load(10 * n, seed=seed)
+    five = np.flatnonzero(made.lengths == 5)
+    made = replace(made, tokens=made.tokens[five], lengths=made.lengths[five],
+                   examples=made.examples.iloc[five].assign(prompt=np.arange(len(five))))
+    return universality._distinct(made, made.tokens[:, :5], n, "end/answer")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return measure(Family("decoy", ("decoy", "decoy-1"), (), (), prompts, "end"), 1, 60)
+
+
+def test_rows_differ_and_parts_share_none():
+    for made in (statements(200, 0, "object"), questions(200, 0)):
+        assert len(np.unique(made.tokens, axis=0)) == 200
+        first, second = (universality._part(made, part, 100) for part in range(2))
+        assert not {tuple(row) for row in first.tokens.tolist()} & {tuple(row) for row in second.tokens.tolist()}
+        assert set(made.labels(made.schemes[0])[:, 0]) == {0, 1}
+
+
+def test_a_network_is_wholly_like_itself():
+    acts = states("decoy", prompts(60, 0))
+    for row in [*universality.compared(acts, acts), *universality.neurons(acts, acts)]:
+        if row["metric"] != "excess_correlation":
+            assert row["value"] == pytest.approx(1, abs=1e-3 if row["metric"] == "cknna" else 1e-5), row["metric"]
+        assert row["value"] > row["null_high"]
+
+
+def test_other_words_tell_the_same_prompts_apart():
+    made = questions(50, 0)
+    other = in_other_words(made, 124, 0)
+    assert len(np.unique(other.tokens, axis=0)) == 50 and 0 < other.tokens.min() and other.tokens.max() < 124
+    pairs = set(zip(made.tokens.flatten().tolist(), other.tokens.flatten().tolist(), strict=True))
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    with pytest.raises(ValueError, match="do not fit into a vocabulary of 20"):
+        in_other_words(made, 20)
+
+
+def test_every_pair_has_every_metric_beside_its_null(table):
+    assert set(table["metric"]) == set(NAMES) > set(METRICS)
+    assert (table.groupby(["part", "kind", "a", "b"]).size() == len(NAMES)).all()
+    assert set(table["kind"]) == {"seeds", "untrained", "two untrained"}
+    assert table[["value", "null", "null_high", "p_value"]].notna().all().all()
+    assert (table["p_value"] > 0).all()
+
+
+def test_checks_and_words_follow_from_the_rows(table):
+    pairs = pairs_of(table)
+    assert len(answers(pairs)) == 1 and len(section(table).tables) == 2
+    better = table.assign(value=np.where(table["kind"] == "seeds", 2.0, table["value"]), p_value=1 / 21)
+    assert [check["pass"] for check in checks(better)] == [True, True, True]
+    assert more_alike(pairs_of(better))["untrained"].all()
+    worse = table.assign(value=np.where(table["b"] == "decoy-1", -1.0, table["value"]))
+    assert not any(check["pass"] for check in checks(worse)[1:])
+
+
+def test_the_command_line_knows_it(capsys):
+    assert _cli.main(["reproduce", "universality", "--out", "unused", "--dry-run"]) == 0
+    assert "pairs" in capsys.readouterr().out
