@@ -50,6 +50,8 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import interven
     "_specificity": "reread",
     "_splince": "SPLINCE",
     "_steer_along": "steer_along",
+    "_summary": "main_metric summary",
+    "_task_cases": "prompt_cases",
     "_tcav": "tcav",
     "_transplant": "future_lens transplant",
     "_windows": "Dose best_dose position_map window_map windows",

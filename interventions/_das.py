@@ -8,7 +8,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -48,7 +48,7 @@ class DAS:
     site: Site
     subspace: Subspace
     iia: Mapping[str, float]
-    history: pd.DataFrame
+    history: pd.DataFrame = field(repr=False)
 
 
 def fit_das(

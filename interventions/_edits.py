@@ -7,7 +7,7 @@ last token of every case) and, through `hook`, as a plain transformer-lens hook 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -45,11 +45,13 @@ class _PerCase:
 @dataclass(frozen=True)
 class SizedEdit:
     """An edit that knows its size, so that `LastToken` can refuse it before anything runs: how many cases it holds
-    constants for (1: any number), and how wide the activations must be (None: any width)."""
+    constants for (1: any number), and how wide the activations must be (None: any width). `name` is what it prints as.
+    """
 
     change: Edit
     n_cases: int = 1
     width: int | None = None
+    name: str = "edit"
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         if self.width not in (None, x.shape[-1]):
@@ -57,15 +59,19 @@ class SizedEdit:
                              "the direction on this model and site")
         return self.change(x, rows)
 
+    def __repr__(self) -> str:
+        cases = "one for all cases" if self.n_cases == 1 else f"{self.n_cases:,} cases"
+        return f"<{self.name}: {cases}{'' if self.width is None else f', {self.width} wide'}>"
 
-def _edit(change: Edit, *constants: _PerCase, width: int) -> Edit:
-    return SizedEdit(change, max(len(c.values) for c in constants), width)
+
+def _edit(name: str, change: Edit, *constants: _PerCase, width: int) -> SizedEdit:
+    return SizedEdit(change, max(len(c.values) for c in constants), width, name)
 
 
 def steer(direction: Float[Tensor, "... d_model"], alpha: float | int = 1.0) -> Edit:
     """x + alpha v; `alpha` counts lengths of `direction` (case|1, d_model) as given."""
     v = _PerCase("direction", direction, 2)
-    return _edit(lambda x, rows: x + alpha * v.at(x, rows), v, width=v.values.shape[-1])
+    return _edit(f"steer by {alpha:g}", lambda x, rows: x + alpha * v.at(x, rows), v, width=v.values.shape[-1])
 
 
 def move_to(
@@ -99,7 +105,7 @@ def move_to(
         gap = c.at(x, rows) - (x * reading).sum(-1)
         return x + (alpha * gap / (reading * writing).sum(-1))[:, None] * writing
 
-    return _edit(change, r, c, w, width=r.values.shape[-1])
+    return _edit(f"move_to, {alpha:g} of the way", change, r, c, w, width=r.values.shape[-1])
 
 
 def _orthonormal(basis: Tensor) -> Tensor:
@@ -125,7 +131,8 @@ def project_out(basis: Float[Tensor, "... d_model"], mean: Float[Tensor, "... d_
             d_model); orthonormalised here. One subspace for all cases is `basis[None]`.
         mean: (case|1, d_model) mu.
     """
-    return patch_from(torch.zeros(torch.as_tensor(basis).shape[-1]) if mean is None else mean, basis)
+    found = patch_from(torch.zeros(torch.as_tensor(basis).shape[-1]) if mean is None else mean, basis)
+    return replace(found, name=f"project_out{'' if mean is None else ' to the mean'}")
 
 
 def reflect(direction: Float[Tensor, "... d_model"], midpoint: Float[Tensor, "... d_model"]) -> Edit:
@@ -136,17 +143,17 @@ def reflect(direction: Float[Tensor, "... d_model"], midpoint: Float[Tensor, "..
         r = q.at(x, rows)
         return x - 2 * ((x - m.at(x, rows)) * r).sum(-1, keepdim=True) * r
 
-    return _edit(change, q, m, width=q.values.shape[-1])
+    return _edit("reflect", change, q, m, width=q.values.shape[-1])
 
 
-def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... width"] | None = None) -> Edit:
+def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... width"] | None = None) -> SizedEdit:
     """x + P (s - x): the component in the subspace comes from `source` (case|1, d_model), the rest stays.
 
     `basis` as in `project_out`; without it the whole activation is replaced.
     """
     s = _PerCase("source", source, 2)
     if basis is None:
-        return _edit(lambda x, rows: s.at(x, rows).expand_as(x), s, width=s.values.shape[-1])
+        return _edit("patch the whole state", lambda x, rows: s.at(x, rows).expand_as(x), s, width=s.values.shape[-1])
     q = _PerCase("basis", _orthonormal(basis), 3)
     if q.values.shape[-1] != s.values.shape[-1]:
         raise ValueError(f"basis is {q.values.shape[-1]} wide, source {s.values.shape[-1]}; both live in d_model")
@@ -156,7 +163,7 @@ def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... w
         inside = torch.einsum("bkd,bd->bk", rows_of_q.expand(len(x), -1, -1), s.at(x, rows) - x)
         return x + torch.einsum("bkd,bk->bd", rows_of_q.expand(len(x), -1, -1), inside)
 
-    return _edit(change, s, q, width=q.values.shape[-1])
+    return _edit(f"patch {q.values.shape[1]} dimension(s)", change, s, q, width=q.values.shape[-1])
 
 
 def compose(*edits: Edit) -> Edit:
@@ -168,7 +175,8 @@ def compose(*edits: Edit) -> Edit:
         return x
 
     widths = [w for each in edits if (w := getattr(each, "width", None)) is not None]
-    return SizedEdit(edit, max((getattr(each, "n_cases", 1) for each in edits), default=1), next(iter(widths), None))
+    return SizedEdit(edit, max((getattr(each, "n_cases", 1) for each in edits), default=1), next(iter(widths), None),
+                     " then ".join(getattr(each, "name", "edit") for each in edits) or "nothing")
 
 
 def hook(edit: Edit, rows: Int[Tensor, " batch"], positions: Int[Tensor, " batch"] | int = -1):

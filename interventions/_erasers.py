@@ -59,6 +59,9 @@ class Eraser:
         mean = torch.zeros(basis.shape[1], dtype=torch.float64) if mean is None else torch.as_tensor(mean)
         return cls(basis, basis, mean)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rank {self.rank} of {len(self.mean)})"
+
     @property
     def rank(self) -> int:
         return len(self.write)
@@ -88,7 +91,7 @@ class Eraser:
             read, write, mean = held[key]
             return (x - ((x - mean) @ read) @ write).to(x.dtype)
 
-        return SizedEdit(erase, 1, len(self.mean))
+        return SizedEdit(erase, 1, len(self.mean), f"erase by {self!r}")
 
 
 def as_tensor(X: Rows) -> Tensor:

@@ -17,7 +17,7 @@ from probing._subspaces import LinearPair
 from ._erasers import Eraser, as_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class INLP(Eraser):
     """The orthogonal projection onto the intersection of the null spaces of all classifiers.
 

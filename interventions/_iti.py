@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -46,9 +46,9 @@ class ITI:
     """
 
     heads: tuple[Site, ...]
-    theta: Mapping[Site, Float[Tensor, " d_head"]]
-    sigma: Mapping[Site, float]
-    table: pd.DataFrame
+    theta: Mapping[Site, Float[Tensor, " d_head"]] = field(repr=False)
+    sigma: Mapping[Site, float] = field(repr=False)
+    table: pd.DataFrame = field(repr=False)
     source: str
 
     def directions(self, towards: Int[ndarray, " case"] | int = 1) -> dict[Site, Float[Tensor, "case d_head"]]:

@@ -19,7 +19,7 @@ from ._erasers import Eraser, Rows, as_tensor, label_columns, moments_scatter, s
 NOISE = 1e-8  # a canonical correlation that rounding alone can make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LEACE(Eraser):
     """P = I - W^+ U U^T W with W = Sigma_xx^(-1/2) and U a basis of the columns of W Sigma_xz.
 
@@ -162,9 +162,9 @@ class OracleLEACE:
     Source: Belrose, "Least-Squares Concept Erasure with Oracle Concept Labels", blog.eleuther.ai/oracle-leace.
     """
 
-    coef: Float[Tensor, "d_model column"]
-    label_mean: Float[Tensor, " column"]
-    mean: Float[Tensor, " d_model"]
+    coef: Float[Tensor, "d_model column"] = field(repr=False)
+    label_mean: Float[Tensor, " column"] = field(repr=False)
+    mean: Float[Tensor, " d_model"] = field(repr=False)
     classes: tuple | None = None
 
     @classmethod

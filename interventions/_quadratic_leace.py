@@ -1,7 +1,7 @@
 """Quadratic erasure: classes get one mean and one covariance, so that no quadratic classifier tells them apart."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,9 +31,9 @@ class QuadraticLEACE:
         classes; ours keeps it. Barycenter: Alvarez-Esteban et al., arXiv:1511.05355.
     """
 
-    class_means: Float[Tensor, "class d_model"]
-    maps: Float[Tensor, "class d_model d_model"]
-    mean: Float[Tensor, " d_model"]
+    class_means: Float[Tensor, "class d_model"] = field(repr=False)
+    maps: Float[Tensor, "class d_model d_model"] = field(repr=False)
+    mean: Float[Tensor, " d_model"] = field(repr=False)
     classes: tuple
 
     @classmethod

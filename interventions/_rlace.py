@@ -13,7 +13,7 @@ from probing._logistic import LogisticFit, LogisticProbe, fit_logistic
 from ._erasers import Eraser, as_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RLACE(Eraser):
     """The orthogonal projection I - P of rank k from  max_P min_theta CE(theta, (I - P) x),  P relaxed to the Fantope
     {0 <= P <= I, tr P = k} and rounded to its leading k eigenvectors.

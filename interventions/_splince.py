@@ -15,7 +15,7 @@ from ._leace import NOISE, Whitened
 MEETING = 1e-6  # sine of the angle below which what is erased and what is kept are one direction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SPLINCE(Eraser):
     """LEACE under the constraint that the covariance of rows and a task label stays exactly as it was.
 

@@ -57,6 +57,7 @@ _NAMES = {  # module -> what it offers; loaded when first used: `import probing`
     "_stream": "StreamedMoments stream",
     "_structural": "StructuralProbe node_pairs",
     "_subspaces": "Subspace",
+    "_summary": "summary",
     "_sweep": "Sweep best correct_p_values sweep",
     "_ttpd": "TTPDProbe",
     "_v_information": "pointwise_v_information v_information",

@@ -8,6 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from tasks._html import table
+
 from ._identity import ModelIdentity
 from ._sites import Site
 from ._store import Identity, Store, StoreError, store_name
@@ -81,6 +83,14 @@ class Activations(Mapping):  # without [Site, ...]: a checker of types at run ti
         control = f", random_init={self.random_init.identity['random_init']}" if self.random_init is not None else ""
         return (f"Activations({len(self)} sites ({names}) x {self.n_examples} examples x {self.d_model}, "
                 f"{self.identity['dtype']}, of {model}{control}, {self.path or 'in memory'})")
+
+    def _repr_html_(self) -> str:
+        model = self.model_identity.name if self.model_identity else self.identity["model"]["architecture"]
+        twin = "none" if self.random_init is None else f"seed {self.random_init.identity['random_init']}"
+        rows = [("model", model), ("sites", ", ".join(map(str, self.sites))),
+                ("each", f"{self.n_examples:,} examples x {self.d_model}, {self.identity['dtype']}"),
+                ("random weights beside it", twin), ("kept", self.path or "in memory")]
+        return table(("Activations", ""), rows)
 
 
 def control_identity(identity: Identity, seed: int) -> Identity:

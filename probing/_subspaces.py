@@ -52,6 +52,11 @@ class Subspace:
         v = torch.linalg.svd(rows.double(), full_matrices=False)[2]
         return cls(v[s > tol * s[0]].to(rows.dtype))
 
+    def __repr__(self) -> str:
+        found = [part for part in (self.name, f"of {self.label}" if self.label else None,
+                                   f"at {self.site}" if self.site else None) if part]
+        return f"Subspace(rank {self.rank} of {self.basis.shape[1]}{': ' if found else ''}{' '.join(found)})"
+
     @property
     def rank(self) -> int:
         return len(self.basis)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from ._significance import adjusted
 from ._sites import Site
 from ._splits import splits_of
 from ._subspaces import Origin
+from ._summary import as_html, as_text, summary
 from ._threads import single_threaded, spread
+from ._views import view
 
 
 def default_probes() -> dict[str, BaseEstimator]:
@@ -79,8 +82,27 @@ class Sweep:
         groups; cluster bootstrap of the paired difference, p two-sided."""
         return paired(self.sums[label, *a], self.sums[label, *b], seed)
 
+    def summary(self) -> pd.DataFrame:
+        """One row per label and probe: the site chosen on validation, its score, and every control (`summary`)."""
+        return summary(self.rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The results table, `rows`."""
+        return self.rows
+
+    def plot(self, label: str | None = None, **options) -> Any:
+        """The score by layer with every control, as a figure: `worldprobe.plot(sweep, label)`."""
+        return view("plot")(self, label, **options)
+
+    def report(self, *effects: pd.DataFrame, out: str | Path = "report.html", **options) -> Path:
+        """Writes one HTML file about the sweep, and about `effects` if there are some: `worldprobe.report(...)`."""
+        return view("report")(self, *effects, out=out, **options)
+
+    def __repr__(self) -> str:
+        return as_text(self.rows) if len(self.rows) else "Sweep: no rows"
+
     def _repr_html_(self) -> str:
-        return select(self.rows, split="test", subset="all")._repr_html_()
+        return as_html(self.rows) if len(self.rows) else "Sweep: no rows"
 
 
 def select(table: pd.DataFrame, **where) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 _CELL = "padding:2px 10px 2px 0;text-align:left;vertical-align:top;white-space:nowrap"
-_LINE = "border-bottom:1px solid rgba(128,128,128,.45)"
+_HEAD = f"{_CELL};white-space:normal;max-width:8em;font-weight:600;border-bottom:1px solid rgba(128,128,128,.45)"
 
 
 class Html(str):
@@ -16,13 +16,14 @@ class Html(str):
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", note: str = "") -> Html:
     """A table of text, all of it escaped; `note` stands below."""
-    head = "".join(f'<th style="{_CELL};{_LINE};font-weight:600">{escape(str(c))}</th>' for c in columns)
+    head = "".join(f'<th style="{_HEAD}">{escape(str(c))}</th>' for c in columns)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{escape(str(cell))}</td>' for cell in row) + "</tr>"
                    for row in rows)
     above = f'<div style="font-weight:600;margin:4px 0">{escape(title)}</div>' if title else ""
     below = f'<div style="opacity:.75;font-size:90%;margin:2px 0 6px">{escape(note)}</div>' if note else ""
-    return Html(f'{above}<table style="border-collapse:collapse;font-variant-numeric:tabular-nums"><thead><tr>{head}'
-                f"</tr></thead><tbody>{body}</tbody></table>{below}")
+    look = "border-collapse:collapse;font-variant-numeric:tabular-nums"
+    return Html(f'<div style="overflow-x:auto">{above}<table style="{look}"><thead><tr>{head}</tr></thead>'
+                f"<tbody>{body}</tbody></table>{below}</div>")
 
 
 def marked(words: Sequence[str], at: int) -> Html:

@@ -43,7 +43,7 @@ def as_text(prompts: "LabelledPrompts") -> str:
     lines += [f"  {label}: {targets}; {values}{beside}" for label, targets, values, beside in _schemes(prompts, "; ")]
     for row in _first(prompts):
         words, at = _words(prompts, row)
-        shown = " ".join(f"[{w}]" if i == at else w for i, w in enumerate(words))
+        shown = " ".join(f"[{w}]" if i == at and prompts.vocabulary else w for i, w in enumerate(words))
         lines.append("  " + "   ".join([shown, *_labels(prompts, row)]))
     return "\n".join(lines)
 
@@ -106,7 +106,8 @@ def _words(prompts: "LabelledPrompts", row: int) -> tuple[list[str], int]:
         return ["..."] * (start > 0) + words + ["..."] * (pos + 3 < len(tokens)), pos - start + (start > 0)
     named = [t for s in prompts.schemes for t in prompts.targets(s) if t in prompts.examples]
     text = str(example[named[0]] if named else example["group"])
-    return [text if len(text) <= 160 else text[:157] + "...", f"(token {pos} of {len(tokens)})"], 1
+    token = f": {example['probed']}" if "probed" in prompts.examples else ""
+    return [text if len(text) <= 160 else text[:157] + "...", f"(token {pos} of {len(tokens)}{token})"], 1
 
 
 def _labels(prompts: "LabelledPrompts", row: int) -> list[str]:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from interventions._summary import main_metric
 from worldprobe._ink import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Plot, name_lines, plot, words
 from worldprobe._plots import LEVELS
 from worldprobe._rows import UNITS, control_name, lower_is_better, metric_name, pick, require
@@ -19,13 +20,14 @@ from worldprobe._verdicts import NECESSITY, chosen_edit
 ARM = ["intervention", "probe", "layer", "layer_end"]
 
 
-def dose_curves(table: pd.DataFrame, intervention: str, metric: str = "set_error", side: str = "kl") -> Plot:
-    """Above, the metric against the dose on the reported cases, a line per direction at the layers chosen for it;
-    below, on the same axis, what it costs; dashed, on prompts that it was not made for, where that was measured. Left
-    of zero the same change is subtracted (the sign flip).
+def dose_curves(table: pd.DataFrame, intervention: str, metric: str | None = None, side: str = "kl") -> Plot:
+    """Above, the metric (`interventions.main_metric` unless named) against the dose on the reported cases, a line per
+    direction at the layers chosen for it; below, on the same axis, what it costs; dashed, on prompts that it was not
+    made for, where that was measured. Left of zero the same change is subtracted (the sign flip).
 
     The band and the other controls are those of the edit that did best on the cases set aside.
     """
+    metric = metric or main_metric(pick(table, intervention=intervention))
     edit = chosen_edit(table, intervention, metric)
     rows = pick(table, intervention=intervention, split="report", subset="all", metric=[metric, side])
     rows = require(rows, table, f"reported edits {intervention!r}", "intervention", "metric", "split")
@@ -33,7 +35,8 @@ def dose_curves(table: pd.DataFrame, intervention: str, metric: str = "set_error
     figure, axes = plot(pd.concat([rows, elsewhere]), 2, size=(6.6, 6.4), stacked=True)
     for ax, name in zip(axes, (metric, side), strict=True):
         here = pick(rows, metric=name)
-        ends = [_band(ax, _of(here, edit, "random_direction"))]
+        band = _of(here, edit, "random_direction")
+        ends = [_band(ax, band)] if len(band) else []
         for i, (probe, line) in enumerate(pick(here, control=None).groupby("probe", sort=False)):
             flipped = _of(here, line.iloc[0], "sign_flip")
             line = pd.concat([flipped.assign(alpha=-flipped["alpha"]), _level(here, "null").assign(alpha=0.0), line])
