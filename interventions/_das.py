@@ -9,7 +9,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -26,6 +25,7 @@ from probing._subspaces import Subspace
 from ._caches import map_cache, take_rows
 from ._interchange import PARTS, InterchangePairs, shuffled
 from ._last_token import LastToken, _Batch
+from ._midway import Entry, entered
 from ._pair_run import PairRun, PairTable, cross_entropy, random_subspaces
 
 HEAT = (50.0, 0.1)  # temperature of the boundary at the start and at the end
@@ -201,7 +201,7 @@ def _space(W: Tensor, bound: Tensor | None) -> Subspace:
     return Subspace(_qf(W.detach())[:, :rank].T.contiguous().cpu())
 
 
-_Chunk = tuple[_Batch, Int[Tensor, " pair"], Int[Tensor, " pair"]]
+_Chunk = tuple[_Batch, Int[Tensor, " _"], Int[Tensor, " _"]]  # of a pair each
 
 
 def _steps(run: PairRun, batch_size: int, generator: torch.Generator) -> Iterator[list[_Chunk]]:
@@ -216,8 +216,15 @@ def _steps(run: PairRun, batch_size: int, generator: torch.Generator) -> Iterato
         for i in torch.randperm(len(chunks), generator=generator).tolist():
             step.append(chunks[i])
             if sum(len(at) for _, at, _ in step) >= batch_size:
-                yield step
+                yield _merged(step)
                 step = []
+
+
+def _merged(chunks: list[_Chunk]) -> list[_Chunk]:
+    """One chunk per batch: few pairs fill a step by coming again."""
+    mine = {id(batch): [c for c in chunks if c[0] is batch] for batch, _, _ in chunks}
+    return [(each[0][0], torch.cat([at for _, at, _ in each]), torch.cat([column for _, _, column in each]))
+            for each in mine.values()]
 
 
 def _gradients(run: PairRun, chunks: list[_Chunk], W: Tensor, bound: Tensor | None, heat: float):
@@ -240,12 +247,14 @@ def _loss(run: PairRun, batch: _Batch, at: Tensor, column: Tensor, R: Tensor, ma
     x = base + (move if mask is None else move * mask) @ R.T
     changed = torch.from_numpy(pairs.changed)[column][:, None]
     after, before = (torch.from_numpy(r[rows]) for r in (pairs.right_after, pairs.right_before))
-    return cross_entropy(_replaced(run.inside("train"), batch, at, run.site, x), after.where(changed, before)).sum()
+    logits = _replaced(run.inside("train"), batch, at, run.site, x, run.entry)
+    return cross_entropy(logits, after.where(changed, before)).sum()
 
 
-def _replaced(run: LastToken, batch: _Batch, at: Tensor, site: Site, x: Float[Tensor, "pair d_model"]) -> Tensor:
+def _replaced(run: LastToken, batch: _Batch, at: Tensor, site: Site, x: Float[Tensor, "pair d_model"],
+              entry: Entry | None) -> Tensor:
     """Logits of the last token of some cases of a batch, repeats allowed, with `x` in its place at `site`: the gradient
-    with respect to x included."""
+    with respect to x included. With an entry, the blocks below the site do not run."""
 
     def replace(resid, hook):
         resid = resid.clone()
@@ -256,7 +265,15 @@ def _replaced(run: LastToken, batch: _Batch, at: Tensor, site: Site, x: Float[Te
     cache = None
     if run.shares_prefix:
         with torch.no_grad():
-            cache = map_cache(run._prefix(batch), partial(take_rows, places=at))
+            cache = map_cache(run._prefix(batch))
+            for layer in cache.layers[0 if entry is None else entry.start :]:
+                if layer.is_initialized:
+                    layer.keys, layer.values = (take_rows(t, at) for t in (layer.keys, layer.values))
         tokens = tokens[:, -1:]
-    with torch.enable_grad(), run.model.hooks(fwd_hooks=[(site.hook, replace)]):
-        return run._forward(tokens, cache)
+    with torch.enable_grad():
+        if entry is None:
+            with run.model.hooks(fwd_hooks=[(site.hook, replace)]):
+                return run._forward(tokens, cache)
+        stream = x[:, None].to(next(run.model.parameters()).dtype)
+        with entered(run.model, entry.start, entry.given(stream)):
+            return run._forward(tokens, cache)

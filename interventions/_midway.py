@@ -6,11 +6,32 @@ transformer-lens' own `start_at_layer` runs the blocks below as well and throws 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from probing._sites import Site
+
 Output: TypeAlias = Tensor | tuple[Tensor]
+
+
+class Entry(NamedTuple):
+    """The first block that runs, and whether what is given in place of the one below it is a tuple."""
+
+    start: int
+    as_tuple: bool
+
+    def given(self, stream: Tensor) -> Output:
+        return (stream,) if self.as_tuple else stream
+
+
+def entry(model, site: Site) -> Entry | None:
+    """Where the stream at a site enters a block, or leaves the last one; None at other sites, and where nothing is
+    below. `as_tuple` is not known before a block has run: see `recorded`."""
+    if site.stream not in ("resid_pre", "resid_post") or not hasattr(model, "blocks"):
+        return None
+    start = site.layer + (site.stream == "resid_post")
+    return Entry(start, False) if start else None
 
 
 @contextmanager

@@ -6,6 +6,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from probing._sites import Site
 from probing._statistics import bootstrap_ratio
 from probing._subspaces import Subspace
 
+from ._caches import map_cache
 from ._edits import patch_from, steer
 from ._interchange import InterchangePairs
 from ._last_token import Edits, LastToken
 from ._metrics import hits
+from ._midway import Entry, entered, entry, is_one_stream, recorded
 
 
 class PairRun:
@@ -44,6 +47,26 @@ class PairRun:
         new = copy.copy(run)
         new.pairs = pairs
         return new
+
+    @cached_property
+    def entry(self) -> Entry | None:
+        """Where the site's stream enters the model, so that the blocks below need not run: seen on two bases to give
+        the logits of a whole forward pass; None where it does not, or where whole sequences are run."""
+        at = entry(self.model, self.site)
+        if at is None or not self.run.shares_prefix:
+            return None
+        few = self.run.select(range(min(2, len(self.run))))
+        batch = few._batches[0]
+        tokens, stream = batch.tokens[:, -1:], self.base()[batch.rows.cpu()][:, None]
+        with torch.no_grad():
+            with recorded(self.model, {at.start}) as outputs:
+                whole = few._forward(tokens, map_cache(few._prefix(batch)))
+            if not is_one_stream(outputs.get(at.start)):
+                return None
+            at = at._replace(as_tuple=isinstance(outputs[at.start], tuple))
+            with entered(self.model, at.start, at.given(stream.to(whole.dtype))):
+                same = few._forward(tokens, map_cache(few._prefix(batch)))
+        return at if torch.allclose(same, whole, rtol=0, atol=1e-4 * float(whole.abs().max())) else None
 
     def base(self) -> Float[Tensor, "base d_model"]:
         """Activations of the bases."""
