@@ -59,7 +59,7 @@ def first_groups(groups: ndarray, most: int) -> ndarray:
     _, first, number = np.unique(groups, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))[number]
     size = np.cumsum(np.bincount(rank))
-    return np.flatnonzero(rank < max(2, np.searchsorted(size, most, side="right")))
+    return np.flatnonzero(rank < max(2, int(np.searchsorted(size, most, side="right"))))
 
 
 def angle(read: Float[ndarray, "target direction d_model"], other: Float[ndarray, "target direction d_model"]

@@ -1,18 +1,19 @@
 """Two models on the same rows, every layer against every layer; the best pair beside the best pair of chance."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ._similarity import METRICS, Space, paired, prepare
+from ._similarity import METRICS, paired, prepare
 
 MIN_DRAWS = 20
 
 
 def compare_layers(
-    a: Mapping[str, Space],
-    b: Mapping[str, Space],
+    a: Mapping[Any, Any],
+    b: Mapping[Any, Any],
     metrics: Sequence[str] = ("mutual_knn", "debiased_cka"),
     *,
     k: int = 10,
@@ -28,16 +29,19 @@ def compare_layers(
     order serves all pairs of a draw.
 
     Args:
-        a, b: Name of a layer -> activations of the same examples in the same order.
+        a, b: Name of a layer -> activations of the same examples in the same order; or what `extract` returns, which
+            knows of which.
         k: Neighbours, and components of svcca.
         clamp: See `prepare`; None takes the activations as they are.
     Raises:
-        ValueError: An unknown metric, layers without paired rows, or fewer than 20 draws.
+        ValueError: An unknown metric, rows that are not paired, or fewer than 20 draws.
     """
     if unknown := [m for m in metrics if m not in METRICS]:
         raise ValueError(f"unknown metric {unknown[0]!r}; there are {', '.join(METRICS)}")
     if n_null < MIN_DRAWS:
         raise ValueError(f"a null needs at least {MIN_DRAWS} draws, not {n_null}")
+    same_examples(a, b)
+    a, b = ({str(name): np.asarray(X) for name, X in each.items()} for each in (a, b))
     for X in (*a.values(), *b.values()):
         paired(next(iter(a.values())), X)
     n = len(next(iter(a.values())))
@@ -60,3 +64,15 @@ def compare_layers(
                  common | {"control": "best_of_pairs_null", "value": best[1:].mean(), "ci_low": low, "ci_high": high}]
     return pd.DataFrame(rows, columns=["metric", "layer_a", "layer_b", "control", "value", "ci_low", "ci_high",
                                        "p_value", "n", "k"])
+
+
+def same_examples(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> None:
+    """Whether two readings are of the same tokens, where both know.
+
+    Raises:
+        ValueError: They are not: row i of the one is another example than row i of the other.
+    """
+    one, other = (getattr(each, "identity", {}).get("prompts") for each in (a, b))
+    if one and other and (odd := [key for key in ("tokens", "lengths", "examples") if one[key] != other[key]]):
+        raise ValueError(f"the rows are not paired: the two were read from different {' and '.join(odd)}; extract both "
+                         "models on the same prompts")

@@ -85,11 +85,12 @@ def layer_moments(
         raise KeyError(f"{missing[0]!r} is no linear layer; there are {', '.join(linear)}")
     linear = {name: linear[name] for name in layers or linear}
     sums: dict[str, _Layer] = {}
+    some = False
     owner = {id(module): name for name, (module, _) in reversed(linear.items())}  # adds what all parts of one share
     shared: dict[int, _Sum] = {}
     with _in_graph({id(m): m for m, _ in linear.values()}.values()) as seen, torch.no_grad():
         for batch in batches:
-            grads = _gradients(model, loss, batch, seen)
+            some, grads = True, _gradients(model, loss, batch, seen)
             kept = None if keep is None else keep(batch).flatten().nonzero()[:, 0]
             for name, (module, part) in linear.items():
                 for h, out, g in _rows(seen[id(module)], grads, kept):
@@ -99,11 +100,12 @@ def layer_moments(
                     bias = module.bias if module.bias is None else module.bias[part]
                     sums[name].add(h, out[:, part] if bias is None else out[:, part] - bias, g[:, part],
                                    own_input=owner[id(module)] == name)
-    if not sums:
-        raise ValueError("there is nothing to measure: no batch was given, or the loss depends on no linear layer")
-    if unreached := [name for name in layers or () if name not in sums]:
+    if unreached := [name for name in layers or () if name not in sums and some]:
         raise ValueError(f"no gradient reaches the layer {unreached[0]!r}: the loss does not depend on it; leave it "
                          "out with layers=[...]")
+    if not sums:
+        raise ValueError("there is nothing to measure: " + (
+            "the loss depends on no linear layer" if some else "no batch was given"))
     return {name: each.moments(name, zeros) for name, each in sums.items()}
 
 
