@@ -232,8 +232,8 @@ def _asked(reading: Reading, load: int, n: int, settings: Mapping[str, Any]) -> 
 
 def plan_cells(settings: Mapping[str, Any]) -> pd.DataFrame:
     """One row per cell, in the order of the results: id, kind, task, model, reading, label, probe, sites, seed,
-    prompts, load, group, unit; what its cost depends on (examples, tokens, targets, d_model, parameters); and its
-    seconds by the rough law that cuts units (`_sweep_cost.guess`).
+    prompts, load, group, unit; what its cost depends on (examples, tokens, targets, classes, d_model, parameters);
+    and its seconds by the rough law that cuts units (`_sweep_cost.guess`).
 
     Raises:
         ValueError: The settings name something that is not there.
@@ -267,8 +267,8 @@ def _cells(task: str, model: Model, asked: Sequence[Asked], seed: int, settings:
             for kind, probe, block in _kinds(a, sites, settings):
                 row = base | {"kind": kind, "reading": a.reading.name, "label": a.reading.label, "probe": probe,
                               "sites": " ".join(map(str, block)), "prompts": a.n}
-                size = {"examples": a.examples, "tokens": a.tokens, "targets": a.targets, "d_model": model.d_model,
-                        "parameters": model.parameters}
+                size = {"examples": a.examples, "tokens": a.tokens, "targets": a.targets, "classes": a.n_classes,
+                        "d_model": model.d_model, "parameters": model.parameters}
                 yield {"cell": _id(row, model, settings), **row, **size, "seconds": guess(row | size, settings)}
 
 

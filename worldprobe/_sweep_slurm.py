@@ -49,22 +49,28 @@ def slurm(folder: SweepFolder, watch: Callable[[], None], workers: int | None = 
     if alive := live(jobs):
         log(f"jobs {', '.join(alive)} of an earlier command go on")
     lost, done, first = 0, len(folder.done()), True
-    while left := len(units_left(folder, plan)):
-        watch()
-        alive = live(jobs)
-        if (need := min(wanted, left) - sum(alive.values())) > 0:
-            finished = len(folder.done())
-            lost = 0 if finished > done or first else lost + 1
-            done, first = finished, False
-            if lost <= LOST:
-                jobs.append(submit(folder, need, asked or {}))
-                write_whole(folder.path / "jobs.json", _json(jobs))
-                log(f"submitted job {jobs[-1]}: {need} workers")
-            elif not alive:
-                raise RunError(f"jobs were submitted {LOST + 1} times and no cell was finished. Their last words in "
-                               f"{folder.path / 'slurm'}: {_last_words(folder)}")
-        time.sleep(EVERY)
-    watch()
+    try:
+        while left := len(units_left(folder, plan)):
+            watch()
+            alive = live(jobs)
+            if (need := min(wanted, left) - alive.total()) > 0:
+                finished = len(folder.done())
+                lost = 0 if finished > done or first else lost + 1
+                done, first = finished, False
+                if lost <= LOST:
+                    jobs.append(submit(folder, need, asked or {}))
+                    write_whole(folder.path / "jobs.json", _json(jobs))
+                    log(f"submitted job {jobs[-1]}: {need} worker{'s' * (need > 1)}")
+                elif not alive:
+                    raise RunError(f"jobs were submitted {LOST + 1} times and no cell was finished. Their last words "
+                                   f"in {folder.path / 'slurm'}: {_last_words(folder)}")
+            time.sleep(EVERY)
+    except KeyboardInterrupt:
+        if alive := live(jobs):
+            log(f"jobs go on; to end them: scancel {' '.join(alive)}")
+        raise
+    if alive := live(jobs):  # they would start, and find that nothing is left
+        subprocess.run(["scancel", "--state=PENDING", *alive], capture_output=True)
 
 
 def submit(folder: SweepFolder, n: int, asked: Mapping[str, Any]) -> str:

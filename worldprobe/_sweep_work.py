@@ -88,7 +88,9 @@ def _unit(folder: SweepFolder, claim: Claim, cells: pd.DataFrame, group: pd.Data
                 folder.write(name, rows)
                 claim.log("done", name, **_spent(began, cpu))
             except Exception as error:
-                folder.fail(name, _said(error), traceback.format_exc(), folder.attempts(name) + 1)
+                for each_one in [name] if bench else left["cell"]:  # without model and prompts there is none of them
+                    if not folder.has(each_one):
+                        folder.fail(each_one, _said(error), traceback.format_exc(), folder.attempts(each_one) + 1)
                 claim.log("failed", name, error=_said(error), **_spent(began, cpu))
         each()
 
@@ -129,7 +131,7 @@ def lead(folder: SweepFolder, workers: int, devices: Sequence[str] = ()) -> int:
             time.sleep(0.02)
             if os.getppid() != parent:  # whoever started this is gone: nobody waits for what it computes
                 return 1
-            ended, status = os.waitpid(-1, os.WNOHANG)
+            ended, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
             if ended:
                 del running[ended]
                 now = len(folder.done())
@@ -194,7 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.workers > 1:
         return lead(folder, given.workers, given.devices)
     _leave_in_order()
-    work(folder, given.units)
+    parent = os.getppid()
+    work(folder, given.units, stop=lambda: os.getppid() != parent)
     return 0
 
 
