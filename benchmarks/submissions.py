@@ -114,7 +114,7 @@ _BREAKS: dict[str, Callable] = {
     "fraction for a count": _set("n", 1.5, "6400", None, False, []), "no count": _set("n", 0, -1, -(2**62)),
     "empty text": _set("label", "", " ", "x ", "\n", "x\n"), "long text": _set("model", "x" * 301, "é" * 5000),
     "terminal text": _set("probe", "\x1b[2J", "x\x07", "\u202ex", "x\x00", "\u2028", "\x9b2J"),
-    "huge number": _set("ci_high", 1e16, 1e300), "huge count": _set("seed", 2**62, -(2**62)),
+    "huge number": _set("ci_high", 1e19, 1e300), "huge count": _set("seed", 2**62, -(2**62)),
     "share above 1": lambda rng, rows: rows[0].update(value=1.2, ci_low=1.1, ci_high=1.3),
     "share below 0": lambda rng, rows: rows[0].update(value=-0.2, ci_low=-0.3, ci_high=0.1),
     "negative error": lambda rng, rows: rows[6].update(value=-1.0, ci_low=-2.0, ci_high=0.1),

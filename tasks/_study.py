@@ -321,10 +321,15 @@ class Study:
         checks: (found) -> one object of `checks.json` each, see `tasks._checks.check`; one that raises LookupError is
             left out, and the run log says why.
         pictures: (found) -> what the task draws.
+        draws: (found, name of a reading, places among its test examples, a name for each) -> SVG text of these examples
+            with what is read of them; where it is None they are drawn by `picture` of the task's module.
         shows: Prompt and answer as text for the terminal, if there is something to show.
         heads: Heads that are pushed while the cases of a change are answered.
         answering: Questions that the model answers, to hold what it says against what can be read.
         notes: Sentences for the reader that stand under the question: what is left out, and why.
+        text: (n, seed) -> (inputs, next tokens, real), each (prompt, pos): what the model was trained to go on with, on
+            prompts that it was not trained on; next tokens are -1 where nothing is asked, `real` is false at padding.
+            Unless given, every token of the followed prompts.
     """
 
     task: str
@@ -339,10 +344,13 @@ class Study:
     repeats: Sequence[str] = ()
     checks: Sequence[Callable[[Found], dict]] = ()
     pictures: Callable[[Found], Sequence[Picture]] | None = None
+    draws: Callable[[Found, str, Sequence[int], Sequence[str]], str | None] | None = None
     shows: Callable[[Found], str] | None = None
     heads: Sequence[Heads] = ()
     answering: Sequence[Answering] = ()
     notes: Sequence[str] = ()
+    text: Callable[[int, int], tuple[Int[Tensor, "prompt pos"], Int[Tensor, "prompt pos"],
+                                     Bool[Tensor, "prompt pos"]]] | None = None
 
     def __post_init__(self):
         names = [r.name for r in self.readings]

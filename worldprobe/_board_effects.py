@@ -3,7 +3,9 @@
 An effect is given as a share: 0 is what no edit does, 1 all that is to be had. Of answers that flip it is their share;
 of an error, the share of it that the edit removed; of a recovery, that of the whole patch or of the prompt that tells.
 Dose and layers are those of the planned contrasts, chosen on cases set aside; a table without contrasts gives the best
-of the edits that it reports, and says so. Beside every effect stands its band of random directions.
+of the edits that it reports, and says so. Of several ways to write one label it is the one that did best on the cases
+set aside, where the metadata of the results say which that was, else the one that did most, which is said as well.
+Beside every effect stands its band of random directions.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ SHARES = {  # the metric of a share, in the order in which one is taken -> its w
 AT_KL = 0.1  # nats: interventions._doses.AT_KL, which would load torch
 ARM = ["label", "positions", "intervention", "probe"]
 _DOSE = ["stream", "layer", "layer_end", "alpha", "unit"]
-_ASIDE, _REPORTED = "on cases set aside", "on the reported cases"
+ASIDE, REPORTED = "on cases set aside", "on the reported cases"
+PATCHED = "interchange"  # takes what it writes from the prompt that tells, and is one way to write for no probe
 
 
 class Arm(NamedTuple):
@@ -49,7 +52,8 @@ def arms_of(table: pd.DataFrame) -> Iterator[Arm]:
     rows = rows[~rows["label"].fillna("/").str.contains("/", regex=False)]
     for key, found in rows.groupby(ARM, sort=False, dropna=False):
         label, positions, verb, direction = ("" if pd.isna(k) else str(k) for k in key)
-        if (found["control"] == "random_direction").any():
+        learned = verb != PATCHED or (direction.startswith("das") and not direction.endswith("complement"))
+        if learned and (found["control"] == "random_direction").any():
             yield Arm(label, positions, verb, direction, _edits_of(table, found))
 
 
@@ -131,7 +135,7 @@ def _chosen(everything: pd.DataFrame, rows: pd.DataFrame, metric: str, up: bool 
     up = metric != "error_ratio" if up is None else up
     planned = everything[everything["metric"].fillna("").str.endswith("_difference")]
     ours = real[pd.MultiIndex.from_frame(real[_DOSE]).isin(pd.MultiIndex.from_frame(planned[_DOSE].drop_duplicates()))]
-    how = _ASIDE if len(ours) == 1 else _REPORTED
+    how = ASIDE if len(ours) == 1 else REPORTED
     best = (ours if len(ours) else real).sort_values("value", ascending=not up, kind="stable")
     return best.iloc[0], how
 

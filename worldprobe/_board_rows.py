@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from ._board_effects import Arm, arms_of, removed, written
+from ._board_effects import ASIDE, Arm, arms_of, removed, written
 from ._rows import control_name, pick, site_name
 from ._verdicts import best_probe
 
@@ -26,13 +26,15 @@ CHANCE = ("majority", "majority_by_position", "shuffled_labels", "best_of_layers
 _WHO = ["task", "model", "revision"]
 
 
-def board_rows(table: pd.DataFrame, changes: Mapping[str, str] | None = None) -> pd.DataFrame:
+def board_rows(table: pd.DataFrame, metadata: Mapping | None = None) -> pd.DataFrame:
     """One row per task, model, label, place and probe, with the columns TEXT and NUMBERS; what a table does not have is
     missing. Checkpoints of a training run (`step N`) are left out.
 
     Args:
         table: A results table that `probing.validate` accepts.
-        changes: Name of a change that edits make -> label of the readings that it writes, where the two differ.
+        metadata: Of the results. `changes` says what a change writes, where it is not called as the label is: change ->
+            label, or change -> place -> [label, place of its reading]. `set_aside` says which way to write did best on
+            the cases set aside: change -> place -> `VERB DIRECTION`, the best first.
     """
     table = table[~table["revision"].fillna("").str.startswith("step ")]
     free = table[table["model"].isna()]  # controls that need no model hold for all
@@ -40,22 +42,27 @@ def board_rows(table: pd.DataFrame, changes: Mapping[str, str] | None = None) ->
     for who, rows in table[table["model"].notna()].groupby(_WHO, sort=False, dropna=False):
         own = dict(zip(_WHO, (None if pd.isna(w) else w for w in who), strict=True))
         rows = pd.concat([rows, pick(free, task=own["task"])])
-        lines += [own | line for line in _of_model(rows, changes or {})]
+        lines += [own | line for line in _of_model(rows, metadata or {})]
     found = pd.DataFrame(lines, columns=[*TEXT, *NUMBERS])
     return found.astype(dict.fromkeys(TEXT, "str") | dict.fromkeys(NUMBERS, "float64"))
 
 
-def _of_model(table: pd.DataFrame, changes: Mapping[str, str]) -> list[dict]:
+def _of_model(table: pd.DataFrame, metadata: Mapping) -> list[dict]:
     readings = list(_readings(table))
+    done: dict[tuple[int, bool], list[tuple[Arm, dict]]] = {}
     for arm in arms_of(table):
         found = removed(arm) if arm.removes else written(arm)
         if found is not None:
-            line = _home(arm, readings, changes)
-            if line is None:
-                line = {"label": arm.label, "place": arm.positions or None, "probe": arm.direction.partition(".")[0]}
+            at = _home(arm, readings, metadata)
+            if at is None:
+                label, place = _written(arm, metadata)
+                line = {"label": label, "place": place or None, "probe": arm.direction.partition(".")[0]}
                 line |= {c: arm.rows[c].dropna().iloc[0] for c in ("model_hash", "data_hash")}
                 readings.append(line)
-            _put(line, found)
+                at = len(readings) - 1
+            done.setdefault((at, arm.removes), []).append((arm, found))
+    for (at, _), ways in done.items():
+        readings[at] |= _one_of(ways, metadata)
     return readings
 
 
@@ -110,29 +117,60 @@ def _high(rows: pd.DataFrame) -> pd.Series:
     return rows["ci_high"].where(rows["ci_high"].notna(), rows["value"])
 
 
-def _home(arm: Arm, readings: list[dict], changes: Mapping[str, str]) -> dict | None:
-    """The line of the probe that an edit's direction comes from: of its label, and of its place where there are
-    several; None where there is none."""
+def _home(arm: Arm, readings: list[dict], metadata: Mapping) -> int | None:
+    """Which line an edit belongs to: that of the probe its direction comes from, of its label, and of its place where
+    there are several; None where there is none."""
     probe = arm.direction.partition(".")[0]
-    probed = {line["label"] for line in readings if "score" in line}
-    only = probed.pop() if len(probed) == 1 else None
-    for label in (arm.label, changes.get(arm.label), only):
-        lines = [line for line in readings if line["label"] == label and line["probe"] == probe]
-        there = [line for line in lines if _as_name(line["place"]) == _as_name(arm.positions)]
-        if there or len(lines) == 1:
+    labels = {line["label"] for line in readings if "score" in line}
+    label, place = _written(arm, metadata)
+    for name in (label, *(labels if len(labels) == 1 else ())):
+        lines = [i for i, line in enumerate(readings) if line["label"] == name and line["probe"] == probe]
+        there = [i for i in lines if _as_name(readings[i]["place"]) == _as_name(place)]
+        nowhere = [i for i in lines if _as_name(readings[i]["place"]) == "last" or _as_name(place) == "last"]
+        if there or len(nowhere) == len(lines) == 1:
             return (there or lines)[0]
     return None
 
 
+def _written(arm: Arm, metadata: Mapping) -> tuple[str, str]:
+    """(label, place of its reading) that an edit writes."""
+    said = _mapping(metadata, "changes").get(arm.label)
+    if isinstance(said, str):
+        return said, arm.positions
+    there = said.get(arm.positions) if isinstance(said, Mapping) else None
+    known = isinstance(there, list) and len(there) == 2 and all(isinstance(v, str) for v in there)
+    return (there[0], there[1]) if known else (arm.label, arm.positions)
+
+
+def _one_of(ways: list[tuple[Arm, dict]], metadata: Mapping) -> dict:
+    """The columns of the way that is shown: of each change the one that did best on the cases set aside, or, where that
+    is not known, most here; of several changes the one that did most."""
+    by, how = ("erased", "erased_chosen") if ways[0][0].removes else ("effect", "chosen")
+    changes: dict[tuple[str, str], list[tuple[Arm, dict]]] = {}
+    for arm, found in ways:
+        changes.setdefault((arm.label, arm.positions), []).append((arm, found))
+    shown = []
+    for (label, place), some in changes.items():
+        order = _mapping(_mapping(metadata, "set_aside"), label).get(place)
+        named = [f"{arm.verb} {arm.direction}" for arm, _ in some]
+        if isinstance(order, list) and set(named) <= {v for v in order if isinstance(v, str)}:
+            found = min(zip(named, some, strict=True), key=lambda one: order.index(one[0]))[1][1]
+            said = found[how]
+        else:
+            found = max((found for _, found in some), key=lambda found: found[by])
+            said = found[how] if len(some) == 1 else f"the best of {len(some)} here" + (
+                "" if found[how] == ASIDE else ", and its dose")
+        shown.append(found | {how: said})
+    best = max(shown, key=lambda found: found[by])
+    if len(shown) > 1:
+        best = best | {how: f"{best[how]}; of {len(shown)} changes the one that did most"}
+    return best | ({"n_edits": len(ways)} if by == "effect" else {})
+
+
+def _mapping(value: Mapping, key: str) -> Mapping:
+    found = value.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _as_name(place: object) -> str:
-    return "last" if place is None or pd.isna(place) else str(place).replace(" ", "_")
-
-
-def _put(line: dict, found: dict) -> None:
-    """Adds what an edit did, where it did more than those before it."""
-    by = "erased" if "erased" in found else "effect"
-    if by == "effect":
-        found["n_edits"] = line.get("n_edits", 0) + 1
-        line["n_edits"] = found["n_edits"]
-    if not (line.get(by, float("-inf")) >= found[by]):
-        line |= {c: None for c in line if c.startswith(("dose", "effect_at")) and by == "effect"} | found
+    return "last" if place is None or pd.isna(place) or place == "" else str(place).replace(" ", "_")

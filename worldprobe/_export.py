@@ -9,7 +9,7 @@ A table that breaks a rule of the results cannot be exported in any of them.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +41,7 @@ def export(run: str | Path, to: Sequence[str], out: str | Path | None = None, *,
     folder = Path(out) if out is not None else _folder(run) / "export"
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    rows = board_rows(table, changes_of(metadata)) if {*to} & {"latex", "md", "eee", "hf-yaml"} else pd.DataFrame()
+    rows = board_rows(table, metadata) if {*to} & {"latex", "md", "eee", "hf-yaml"} else pd.DataFrame()
     for name in dict.fromkeys(to):
         files += _write(name, folder, table, metadata, rows, dataset)
     return files
@@ -75,12 +75,6 @@ def results_file(run: str | Path) -> Path:
         raise ValueError(f"results are read from .parquet or .json, not from {path.name!r}; name the folder of a run, "
                          "or the results file in it")
     return path
-
-
-def changes_of(metadata: Mapping) -> dict[str, str]:
-    """Name of a change -> label that it writes, where a run says so."""
-    changes = metadata.get("changes")
-    return {str(k): str(v) for k, v in changes.items()} if isinstance(changes, Mapping) else {}
 
 
 def _folder(run: str | Path) -> Path:

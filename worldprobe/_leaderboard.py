@@ -25,7 +25,7 @@ from . import __version__
 from ._board_effects import AT_KL
 from ._board_rows import board_rows
 from ._csv import csv_text
-from ._export import changes_of, read_run, results_file
+from ._export import read_run, results_file
 from ._page import digest, environment, source
 from ._paper_rows import shown_model
 from ._submission import MAX_SAMPLE_BYTES, SubmissionError, read_submission
@@ -137,7 +137,7 @@ def _rows_of(source: Path, folder: Path) -> Iterator[pd.DataFrame]:
 
 def _marked(table: pd.DataFrame, metadata: dict, recomputed: np.ndarray | None, name: str,
             report: tuple[str, str] | None) -> pd.DataFrame:
-    rows = board_rows(table, changes_of(metadata))
+    rows = board_rows(table, metadata)
     if recomputed is None:
         origin = ["run"] * len(rows)
     else:

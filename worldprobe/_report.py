@@ -47,12 +47,14 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report: `shown` is what is read, `data` (if any) the rows behind it, offered as CSV."""
+    """A table of the report: `shown` is what is read, `data` (if any) the rows behind it, offered as CSV; the columns
+    in `prose` hold sentences, which may be broken."""
 
     title: str
     shown: pd.DataFrame
     caption: str = ""
     data: pd.DataFrame | None = None
+    prose: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _table(table: Table) -> dict:
     data = table.shown if table.data is None else table.data
     rows = [[_cell(v) for v in row] for row in table.shown.itertuples(index=False)]
     return {"title": table.title, "caption": table.caption, "columns": [str(c) for c in table.shown.columns],
-            "rows": rows, "name": _file_name(table.title), "csv_file": _csv(data)}
+            "rows": rows, "prose": [c in table.prose for c in table.shown.columns], "name": _file_name(table.title), "csv_file": _csv(data)}
 
 
 def _numbers(rows: pd.DataFrame | None) -> list[dict]:

@@ -25,6 +25,7 @@ from tasks._study import Found, Study
 
 from ._cli import no_such
 from ._run import Run, open_run
+from ._samples import samples_of, write_samples
 from ._study_answers import answer_stages, with_answers
 from ._study_behaviour import behaviour_rows
 from ._study_changes import N_RANDOM, change_stages
@@ -33,6 +34,7 @@ from ._study_dynamics import dynamics_stages
 from ._study_generalise import generalise_stages
 from ._study_heads import head_stages
 from ._study_measures import measure_stages
+from ._study_metadata import board_metadata
 from ._study_readings import reading_stages
 
 ARMS = (600, 250)  # of a whole and of a quick study, per place: scans, and doses with their controls
@@ -252,8 +254,11 @@ def carry_out(out: str | Path, task: str, model: str | None, *, prompts: int | N
     table = results_frame([row for table in tables if len(table) for row in table.to_dict("records")])
     table = table.drop_duplicates([*KEY, "value"], ignore_index=True)  # several ways to edit share their null
     if len(table):
-        write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
+        path = write_results(table, folder.path / "results.parquet", {
+            "config": config, **folder.environment(), **board_metadata(study, scans)})
     found = Found(who.name, table, transitions, bridge, config, readings, changes)
+    if len(table):
+        write_samples(path, list(samples_of(study, found, table)))
     if study.shows is not None:
         log(study.shows(found))
     return Done(folder, study, found, scans)

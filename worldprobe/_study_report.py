@@ -19,6 +19,7 @@ from ._study_choosing import answer_section
 from ._study_dynamics import dynamics_section
 from ._study_generalise import generalise_section
 from ._study_heads import head_section
+from ._study_items import items_section
 from ._study_measures import measure_section
 from ._study_readings import metric_of
 from ._verdicts import Verdict, best_probe, probe_controls, ranked, reads
@@ -44,7 +45,7 @@ def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> P
         *(answer_section(own, asked) for asked in study.answering),
         *(measure_section(own, measure, study) for measure in study.measures),
         dynamics_section(own, found.transitions, study),
-        pictures_section(done)) if section is not None]
+        pictures_section(done), items_section(done)) if section is not None]
     about = folder.environment()
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(found.config), **about,
            "citation": CITATION}

@@ -57,17 +57,23 @@ def map_picture(mazes: Mazes, row: int, passage: Passages | Mapping[str, Passage
     several = isinstance(passage, Mapping)
     panels: Mapping = passage if isinstance(passage, Mapping) else {title or "The maze": passage}
     drawn = [_map_panel(name, mazes, row, each, true, path) for name, each in panels.items()]
-    if passage is None:
-        legend = [(swatch(INK, 3.4), "wall")]
-    else:
-        legend = [(swatch(MUTED, 10, 0.38), "true wall"),
-                  (swatch(INK, 4.4), "read as a wall, the stronger the surer"),
-                  (swatch(ORANGE, 3.6), "read as a wall, but open"),
-                  (swatch(ORANGE, 2, dashed=True), "read as open, but a wall")]
+    return document(drawn, mazes.shape, _map_legend(passage is not None, path is not None), title if several else "")
+
+
+def examples_picture(panels: Sequence[tuple[str, Mazes, Passages]]) -> Svg:
+    """Several mazes as a probe reads them: (title, one maze, probability of a passage at each edge) for each."""
+    drawn = [_map_panel(name, mazes, 0, passage, [c for c in mazes.paths[0].tolist() if c >= 0], None)
+             for name, mazes, passage in panels]
+    return document(drawn, panels[0][1].shape, _map_legend(read=True, walked=False))
+
+
+def _map_legend(read: bool, walked: bool) -> list[tuple[str, str]]:
+    legend = [(swatch(MUTED, 10, 0.38), "true wall"), (swatch(INK, 4.4), "read as a wall, the stronger the surer"),
+              (swatch(ORANGE, 3.6), "read as a wall, but open"),
+              (swatch(ORANGE, 2, dashed=True), "read as open, but a wall")] if read else [(swatch(INK, 3.4), "wall")]
     legend += [(swatch(BLUE, 11, 0.3), "shortest path")]
-    legend += [(swatch(GREEN, 3.2), "path of the model")] if path is not None else []
-    legend += [(dot(11, 0, BLUE), "origin"), (target(11, 0), "target")]
-    return document(drawn, mazes.shape, legend, title if several else "")
+    legend += [(swatch(GREEN, 3.2), "path of the model")] if walked else []
+    return legend + [(dot(11, 0, BLUE), "origin"), (target(11, 0), "target")]
 
 
 def _map_panel(name: str, mazes: Mazes, row: int, passage: Passages | None, true: Sequence[int],

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from .._checks import best_reading, rows
 from .._study import Changed, Found, Picture, Read
@@ -15,7 +16,7 @@ from ._heads import attention_over_cells
 from ._labels import shape_named
 from ._lattice import Shape, edge_names
 from ._mazes import Mazes, draw
-from ._pictures import attention_picture, edge_picture, edit_picture, map_picture
+from ._pictures import attention_picture, edge_picture, edit_picture, examples_picture, map_picture
 from ._study_checks import final
 from ._tokens import parse, to_text
 
@@ -60,14 +61,27 @@ def shows(found: Found) -> str:
             "O origin, X target, * path of the model, . shortest path")
 
 
+def examples(found: Found, reading: str, rows: Sequence[int], names: Sequence[str]) -> str | None:
+    """Test mazes as they are read, where all of a maze is read; None elsewhere."""
+    read = found.readings[reading]
+    if "passage" not in read.prompts.schemes:
+        return None
+    return examples_picture([(name, *_one_read(read, k)[:2]) for name, k in zip(names, rows, strict=True)])
+
+
 def _as_read(found: Found, read: Read, k: int) -> tuple[Mazes, Float[ndarray, " edge"], list[int]]:
     """One test maze, the probability of each passage, and the path of the model."""
+    mazes, passage, tokens = _one_read(read, k)
+    return mazes, passage, walk(found.network, tokens, mazes.shape[0] * mazes.shape[1])
+
+
+def _one_read(read: Read, k: int) -> tuple[Mazes, Float[ndarray, " edge"], Int[Tensor, " pos"]]:
+    """One test maze, the probability of each passage, and the prompt."""
     prompt = int(read.prompts.examples["prompt"].to_numpy()[read.rows[k]])
     tokens = read.prompts.tokens[prompt, : int(read.prompts.lengths[prompt])]
     shape = shape_named(read.prompts.task)
     mazes = parse(to_text(tokens[None].numpy(), shape), shape)
-    passage = _on_lattice(shape, read.prompts.targets("passage"), read.values[k])
-    return mazes, passage, walk(found.network, tokens, shape[0] * shape[1])
+    return mazes, _on_lattice(shape, read.prompts.targets("passage"), read.values[k]), tokens
 
 
 def _on_lattice(shape: Shape, targets: Sequence[str], values) -> Float[ndarray, " edge"]:

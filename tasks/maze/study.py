@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from numpy import ndarray
+from torch import Tensor
 
 from .. import reference_models
 from .._prompts import Counterfactuals, LabelledPrompts
@@ -130,7 +132,9 @@ def study(size: int | str | None = None, generator: str = "dfs", mazes: str | No
         contrasts={"maze-forkless": ("path_start",)},
         checks=_study_checks.checks(shape),
         pictures=_study_pictures.pictures,
-        shows=_study_pictures.shows)
+        draws=_study_pictures.examples,
+        shows=_study_pictures.shows,
+        text=partial(_walks, _at(made, "path")))
 
 
 def _shape(size: int | str) -> Shape:
@@ -176,6 +180,17 @@ def _mazes(shape: Shape, lattice: Shape, generator: str, own: Mazes | None, n: i
 def _behaviour(sample: Callable[[int, int], Mazes], model, n: int, seed: int) -> pd.DataFrame:
     mazes = sample(n, seed)
     return behaviour(model, mazes, (_SEEDS + seed, 1)).assign(group=identities(mazes.connections))
+
+
+def _walks(load: Callable[[int, int], LabelledPrompts], n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The paths alone are learnt, not the lists of passages."""
+    prompts = load(n, seed)
+    tokens = prompts.tokens
+    real = torch.arange(tokens.shape[1]) < prompts.lengths[:, None]
+    path = (tokens == prompts.vocabulary.index("<PATH_START>")).cumsum(1).bool()
+    following = torch.where(real, tokens, -1).roll(-1, 1)
+    following[:, -1] = -1
+    return tokens, torch.where(path, following, -1), real
 
 
 def _all_right(truth: ndarray, answer: ndarray) -> Float[ndarray, " row"]:

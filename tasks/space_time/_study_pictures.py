@@ -64,6 +64,17 @@ def of_names(reading: str, distance: Distance, unit: str, found: Found) -> Seque
     return [*drawn, _errors(read, scheme, distance, unit, "block"), *_components(found, reading)]
 
 
+def examples(land: bool, found: Found, reading: str, rows: Sequence[int], names: Sequence[str]) -> str:
+    """Some test names where they are, or when they were, and as they are read; orange: the worst."""
+    read, k = found.readings[reading], list(rows)
+    worst = np.array([name.startswith("worst") for name in names])
+    if "place" in read.prompts.schemes:
+        return map_picture([Map("Best and worst read", _truth(read, "place")[k], read.values[k], worst, read.where)],
+                           land=land)
+    return time_picture(_truth(read, "time")[k, 0], read.values[k, 0], title="Best and worst read",
+                        unit="time" if not land else "year", marked=worst)
+
+
 def neurons(rows: pd.DataFrame) -> Picture:
     """The ten neurons of every coordinate, beside the band of shuffled coordinates and the random model's best."""
     top, best = rows[rows["metric"] == "top_neuron_spearman"], rows[rows["metric"] == "neuron_spearman"]

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy import ndarray
+from torch import Tensor
 
 from .._prompts import LabelledPrompts
 from .._study import Behaviour, Change, Measure, Part, Reading, Study
@@ -26,7 +28,7 @@ from ._cases import cases
 from ._datasets import DATASETS, PLACE
 from ._distance import Distance, great_circle_km, plane_distance, proximity_error, years_apart
 from ._load import WORLD, load
-from ._world import COORDINATES, RELATIONS, words
+from ._world import COORDINATES, RELATIONS, answer_tokens, answers, pairs_of, prompts_of, words
 
 PUBLISHED = {"world_place": "coords", "us_place": "coords", "nyc_place": "where_nyc", "historical_figure": "when",
              "art": "release", "headline": "when_w_period", "cities": "coords"}  # as in the paper's main tables
@@ -100,7 +102,9 @@ def _of_the_world(model: str) -> Study:
                     partial(_on_all, _neurons.clamping_rows, both), twin=False),
         ],
         repeats=["space_time-1", "space_time-2"] if model == "space_time" else (),
-        checks=_study_checks.CHECKS, pictures=_study_pictures.of_the_world, shows=_study_pictures.shows)
+        checks=_study_checks.CHECKS, pictures=_study_pictures.of_the_world, shows=_study_pictures.shows,
+        text=_questions,
+        draws=partial(_study_pictures.examples, False))
 
 
 def _reading(relation: str, scheme: str, probes: Sequence[str], **options) -> Reading:
@@ -138,7 +142,8 @@ def _of_names(tokenizer, data: str, options: dict) -> Study:
         measures=[Measure("neurons", _NEURONS, partial(
             _on_all, _neurons.correlation_rows, [partial(made, prompts[0], N_NEURONS, 0)]), _study_pictures.neurons)],
         checks=[partial(check, data, prompts[0], scheme) for check in _study_checks.OF_NAMES],
-        pictures=partial(_study_pictures.of_names, prompts[0], distance, unit))
+        pictures=partial(_study_pictures.of_names, prompts[0], distance, unit),
+        draws=partial(_study_pictures.examples, True))
 
 
 def _scores(distance: Distance, name: str) -> dict[str, Callable[[ndarray, ndarray], ndarray]]:
@@ -167,6 +172,20 @@ def _coordinates(scheme: str, when: str, made) -> ndarray:
 
 def _on_all(rows: Callable, prompts: Sequence[Callable[[], LabelledPrompts]], model, seed: int) -> pd.DataFrame:
     return rows(model, seed, [make() for make in prompts])
+
+
+def _questions(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs that training never asked about; the answer alone is learnt."""
+    rng, tokens, right = np.random.default_rng([seed, 2]), [], []
+    for relation in RELATIONS:
+        a, b = pairs_of(relation, reserved=True)
+        rows = rng.permutation(len(a))[: -(-n // len(RELATIONS))]
+        tokens.append(prompts_of(relation, a[rows], b[rows]))
+        right.append(answer_tokens(relation)[answers(relation, a[rows], b[rows])])
+    asked = torch.from_numpy(np.concatenate(tokens)[order := rng.permutation(sum(map(len, right)))])
+    following = torch.full_like(asked, -1)
+    following[:, -1] = torch.from_numpy(np.concatenate(right)[order])
+    return asked, following, torch.ones_like(asked, dtype=torch.bool)
 
 
 def _answers(model, n: int, seed: int) -> pd.DataFrame:

@@ -64,6 +64,18 @@ def of_text(reading: str, found: Found) -> Sequence[Picture]:
                     f"lowest are true, {int(true[order[-SHOWN:]].sum())} of the {SHOWN} highest.")]
 
 
+def examples(found: Found, reading: str, rows: Sequence[int], names: Sequence[str]) -> str | None:
+    """Test statements, coloured by what the probe reads of their truth; None of other readings."""
+    read = found.readings[reading]
+    if "truth" not in read.prompts.schemes:
+        return None
+    said = read.prompts.examples
+    texts = said["statement"] if "statement" in said else said["group"]
+    surely = 2 * read.values[:, 0] - 1
+    return statement_picture([([f"{name}: {texts.iloc[int(read.rows[k])]}"], surely[k : k + 1])
+                              for name, k in zip(names, rows, strict=True)])
+
+
 def patching(table: pd.DataFrame) -> Picture:
     """The map of the measure `patching`."""
     own = table[(table["metric"] == "patched") & table["control"].isna()]

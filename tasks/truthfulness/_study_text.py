@@ -63,7 +63,7 @@ def of_text(tokenizer, data: str, group: str | None, shots: int, judged: str | N
                           "best on training statements.", partial(likelihood_rows, partial(_load, data, "end", at)),
                           next_tokens=True)],
         checks=[partial(c, f"{first}-end", data) for c in _study_checks.OF_TEXT],
-        pictures=partial(_study_pictures.of_text, f"{first}-end"), **more)
+        pictures=partial(_study_pictures.of_text, f"{first}-end"), draws=_study_pictures.examples, **more)
 
 
 def _verdicts(asked: str, shots: int, reading: str, how: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,10 @@ arXiv:2407.12831 (negation); Li et al., arXiv:2306.03341 (heads); Orgad et al., 
 
 from functools import partial
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from .._prompts import Counterfactuals, LabelledPrompts
 from .._study import Answering, Behaviour, Change, Heads, Measure, Part, Reading, Study, codes
@@ -22,8 +25,9 @@ from ._behaviour import CONTEXTS, behaviour
 from ._cases import KINDS, cases
 from ._labels import world
 from ._study_text import PROBES, of_text
-from ._world import WORDS
+from ._world import EPS, WORDS, documents
 
+_SEEDS = 3 << 32  # other documents than those of the trainer
 PLACES = {"object": "the object, the last word of the statement", "period": "the full stop"}
 _WORDS = {"after_true": "after a true statement", "after_false": "after a false statement",
           "after_3_true": "after three true ones", "after_3_false": "after three false ones",
@@ -104,11 +108,18 @@ def _of_the_world(model: str) -> Study:
                    Answering("fact", "which object belongs to a person", facts, groups="people")],
         contrasts={"truthfulness-independent": list(PLACES)},
         repeats=["truthfulness-1", "truthfulness-2"] if model == "truthfulness" else (), checks=_study_checks.CHECKS,
-        pictures=_study_pictures.of_the_world, shows=_study_pictures.shows)
+        pictures=_study_pictures.of_the_world, shows=_study_pictures.shows, draws=_study_pictures.examples,
+        text=partial(_documents, 0.5 if negation else 0.0, 0.5 if model.endswith("-independent") else EPS))
 
 
 def _world(place: str, negation: float | int, n: int, seed: int) -> LabelledPrompts:
     return world(n, seed, at=place, negation=negation)
+
+
+def _documents(negation: float, eps: float, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Documents as in training, every token but the first to be said."""
+    tokens = torch.from_numpy(documents(n, np.random.default_rng([_SEEDS + seed]), eps=eps, negation=negation).tokens)
+    return tokens[:, :-1], tokens[:, 1:], torch.ones_like(tokens[:, 1:], dtype=torch.bool)
 
 
 def _continued(n: int, seed: int) -> LabelledPrompts:

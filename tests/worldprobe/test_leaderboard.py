@@ -120,7 +120,7 @@ def test_checkpoints_are_left_out_and_changes_find_their_readings():
     renamed = renamed[renamed["label"] != "inert"]
     renamed = pd.concat([renamed, table[(table["label"] == "inert") & table["intervention"].isna()]])
     assert line(board_rows(renamed), label="moved", probe="mass_mean")["effect"] > 0.6  # of which label is not known
-    assert line(board_rows(renamed, {"moved": "used"}), label="used", probe="mass_mean")["change"] == "moved"
+    assert line(board_rows(renamed, {"changes": {"moved": "used"}}), label="used", probe="mass_mean")["change"] == "moved"
 
 
 def test_the_site_holds_page_csv_and_reports_and_rows_lead_to_them(site):

@@ -1,21 +1,28 @@
 """The engine of studies, on the decoy world with everything that a study can ask for, small."""
 
+import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from interventions import knockout_effect
 from probing import Site, load_model, read_results, validate
-from tasks import decoy
+from tasks import LabelledPrompts, decoy
 from tasks._checks import check
 from tasks._study import Behaviour, Change, Found, Measure, Part, Picture, Read, Reading, Study, codes
 from tasks.decoy import study as decoy_study
+from tests.worldprobe.test_report import Page, unpacked
+from worldprobe._board_rows import board_rows
 from worldprobe._cli import main, studies
 from worldprobe._rows import pick
 from worldprobe._study import with_repeat
+from worldprobe._study_items import ends, scores
+from worldprobe._submission import read_submission
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><rect width="5" height="5" fill="#1f2430"/></svg>'
 WHOLE = decoy_study.study()
@@ -110,6 +117,56 @@ def test_the_report_shows_every_part(done):
                   "the end that is asked for", "What can be read: end, from the last token"):
         assert words in page, words
     assert page.count("<script") == 1
+
+
+def test_the_report_shows_the_best_and_worst_examples_and_holds_all(done):
+    page = (done[0] / "report.html").read_text()
+    assert "Example by example" in page and re.search(r'class="prose">[^<]*\[[^<]+\]', page)
+    button = next(a for a in Page(page).all("button") if a.get("data-name") == "best-and-worst-end.csv")
+    rows = pd.read_csv(io.StringIO(unpacked(button)))
+    known = pick(read_results(done[0] / "results.parquet")[0], positions="end", label="end", metric="accuracy",
+                 split="test", subset="all", control=None, model="decoy")
+    assert len(rows) == known["n"].iloc[0] and rows["probability of the truth"].is_monotonic_increasing
+    assert ((rows["read/answer"] > 0.5) == rows["end/answer"]).mean() in known["value"].to_list()
+
+
+def test_anyone_can_make_the_numbers_of_a_run_again_from_its_samples(done):
+    found = read_submission(done[0] / "results.json")
+    again = found.table[found.recomputed]
+    assert {"accuracy", "flip_rate"} <= set(again["metric"]) and again["control"].isna().all()
+    rows = board_rows(found.table, found.metadata)
+    own = rows[(rows["model"] == "decoy") & rows["score"].notna() & (rows["place"] == "end")]
+    assert found.recomputed[own["score_row"].astype(int)].any()
+
+
+def test_what_a_change_writes_and_which_way_did_best_aside_are_told_to_the_leaderboard(done):
+    table, metadata = read_results(done[0] / "results.parquet")
+    assert metadata["changes"] == {"end": {"last": ["end", "end"]}}
+    ways = metadata["set_aside"]["end"]["last"]
+    assert len(ways) == len(set(ways)) >= 2 and all(len(way.split(" ")) == 2 for way in ways)
+    row = board_rows(table, metadata).query("place == 'end' and probe == 'mass_mean' and model == 'decoy'").iloc[0]
+    assert row["edit"] == next(way for way in ways if " mass_mean" in way)
+    assert row["chosen"] == "on cases set aside"
+
+
+@pytest.mark.parametrize(("classes", "values", "truth", "score"), [
+    (("no", "yes"), [[0.9, 0.2]], [[1, 0]], 0.85), (("a", "b", "c"), [[2, 1, 0]], [[2, 1, 1]], 2 / 3),
+    (None, [[1.5, -1.0]], [[1.0, 1.0]], 1.25)])
+def test_an_example_is_scored_by_what_its_label_is(classes, values, truth, score):
+    names = "pqr"[: len(values[0])]
+    table = pd.DataFrame({"prompt": [0], "pos": [0], "group": [0], "split": "test"} | {
+        f"x/{t}": [v] for t, v in zip(names, truth[0], strict=True)})
+    prompts = LabelledPrompts("none", torch.zeros(1, 1, dtype=torch.long), torch.ones(1, dtype=torch.long), table,
+                              {"x": classes} if classes else {})
+    read = Read(prompts, np.array([0]), np.array(values, float), "probe")
+    assert scores(read, "x")[0] == pytest.approx([score])
+
+
+def test_best_and_worst_are_of_different_groups_and_worst_are_worse():
+    score, groups = np.array([0.9, 0.8, 0.7, 0.2, 0.1, 0.3, 0.5]), np.array(list("aabcbde"))
+    best, worst = ends(score, groups)
+    assert best.tolist() == [0, 2, 6] and worst.tolist() == [5, 3]
+    assert ends(np.ones(4), np.arange(4))[1].tolist() == []
 
 
 def test_the_plan_names_what_will_be_done_before_any_work(capsys, tmp_path):
