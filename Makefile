@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # a process per core, each with one thread: two threads beside another busy process crawl
 TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all clean
+.PHONY: help demo test test-all docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
@@ -22,6 +22,10 @@ test: $(STAMP)  ## the tests, with ruff and mypy among them
 test-all: $(STAMP)  ## the tests, those that take minutes included
 	$(TEST)
 
+docs: $(STAMP)  ## the documentation as a web site, in build/site
+	$(VENV)/bin/python docs/make_site.py build/site
+	@echo build/site/index.html
+
 clean:  ## remove .venv and the tools' caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -31,5 +35,5 @@ $(STAMP): pyproject.toml constraints.txt
 		"install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "setting up $(VENV) with the versions in constraints.txt; a few minutes, once"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@

@@ -69,7 +69,11 @@ def _edit(name: str, change: Edit, *constants: _PerCase, width: int) -> SizedEdi
 
 
 def steer(direction: Float[Tensor, "... d_model"], alpha: float | int = 1.0) -> Edit:
-    """x + alpha v; `alpha` counts lengths of `direction` (case|1, d_model) as given."""
+    """x + alpha v; `alpha` counts lengths of `direction` (case|1, d_model) as given.
+
+    Source: activation addition, Turner et al., arXiv:2308.10248; along the difference of class means, Marks & Tegmark,
+        arXiv:2310.06824.
+    """
     v = _PerCase("direction", direction, 2)
     return _edit(f"steer by {alpha:g}", lambda x, rows: x + alpha * v.at(x, rows), v, width=v.values.shape[-1])
 
@@ -92,6 +96,8 @@ def move_to(
         alpha: Share of the way to c.
     Raises:
         ValueError: r and w are orthogonal in some case: no move along w changes the reading.
+    Source: the flip of Nanda et al., arXiv:2309.00941, which adds a direction times a constant found by trial; here
+        the reading says how far to go. The erasure: Belrose et al., arXiv:2306.03819.
     """
     r, c = _PerCase("read", read, 2), _PerCase("target", torch.as_tensor(target, dtype=torch.float32), 1)
     w = r if write is None else _PerCase("write", write, 2)
@@ -130,13 +136,17 @@ def project_out(basis: Float[Tensor, "... d_model"], mean: Float[Tensor, "... d_
         basis: A direction (d_model,), one direction per case (case, d_model), or a subspace per case (case|1, rank,
             d_model); orthonormalised here. One subspace for all cases is `basis[None]`.
         mean: (case|1, d_model) mu.
+    Source: a step of INLP, Ravfogel et al., arXiv:2004.07667; mean-ablation as in Wang et al., arXiv:2211.00593.
     """
     found = patch_from(torch.zeros(torch.as_tensor(basis).shape[-1]) if mean is None else mean, basis)
     return replace(found, name=f"project_out{'' if mean is None else ' to the mean'}")
 
 
 def reflect(direction: Float[Tensor, "... d_model"], midpoint: Float[Tensor, "... d_model"]) -> Edit:
-    """x - 2 ((x - m).r) r with unit r: mirrors the component along `direction` at `midpoint` (case|1, d_model)."""
+    """x - 2 ((x - m).r) r with unit r: mirrors the component along `direction` at `midpoint` (case|1, d_model).
+
+    Source: ours, for the flip of Nanda et al., arXiv:2309.00941: it has no constant to choose.
+    """
     q, m = _PerCase("direction", _orthonormal(direction)[:, 0], 2), _PerCase("midpoint", midpoint, 2)
 
     def change(x, rows):
@@ -150,6 +160,8 @@ def patch_from(source: Float[Tensor, "... d_model"], basis: Float[Tensor, "... w
     """x + P (s - x): the component in the subspace comes from `source` (case|1, d_model), the rest stays.
 
     `basis` as in `project_out`; without it the whole activation is replaced.
+
+    Source: interchange interventions, Geiger et al., arXiv:2106.02997; inside a subspace, arXiv:2303.02536.
     """
     s = _PerCase("source", source, 2)
     if basis is None:

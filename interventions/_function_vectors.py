@@ -143,6 +143,7 @@ def function_vector(model, means: Outputs, heads: Sequence[Site] | None = None) 
 
     Raises:
         ValueError: A site that is not one head; a layer whose attention has no single W_O.
+    Source: Todd et al., arXiv:2310.15213.
     """
     heads = list(means) if heads is None else heads
     if wrong := [str(site) for site in heads if site.stream != "z" or site.head is None]:

@@ -111,6 +111,7 @@ def joint_effect(
         planned: The dose whose error is held against every control.
     Raises:
         ValueError: Fewer than 20 random directions, no case in the split, a dose that was not measured.
+    Source: ours; one token alone is `effect`.
     """
     if n_random < MIN_DRAWS:
         raise ValueError(f"a random band needs at least {MIN_DRAWS} draws, n_random is {n_random}; raise it")

@@ -62,6 +62,7 @@ def knock_out(
         resample: Activations to put in instead, `run.read(sites)` in another order: `acts[donors(run.lengths)]`.
     Raises:
         ValueError: Both a mean and activations are given, or none for one of the sites.
+    Source: mean-ablation of heads as in Wang et al., arXiv:2211.00593.
     """
     if mean is not None and resample is not None:
         raise ValueError("give mean (mean ablation) or resample (activations of other prompts), not both")

@@ -39,6 +39,7 @@ def transplant(source: Sequences, read: Site, write: Site | None = None, *,
         read_at: The position of each source prompt. `write_at`: where the state goes; see `At`.
     Raises:
         ValueError: Sites of different widths, or that are not there; a position outside its prompt.
+    Source: Pal et al., arXiv:2311.04897; between layers, Ghandeharioun et al., arXiv:2401.06102.
     """
     write, model = write or read, source.model
     check_site(model, read)

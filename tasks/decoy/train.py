@@ -51,8 +51,8 @@ is {stays:.2%}, and when the `mark` component alone is {unmoved:.2%}; read along
 their directions, the end {end:.2%} and the sign {mark:.2%}.
 
 **Recipe.** {steps:,} steps of {batch} prompts, interchange intervention training (Geiger et al., arXiv:2112.00826; the
-loss is in `tasks/decoy/train.py`), Muon and AdamW as in `tasks/_training.py`, initial weights and directions from seed
-{seed}. Made by `python -m tasks.decoy.train --seed {seed}`. It exists to test methods of interpretability.
+loss is in `tasks/decoy/train.py`), Muon and AdamW as in `tasks/_training.py`, initial weights and directions from
+seed {seed}. Made by `python -m tasks.decoy.train --seed {seed}`. It exists to test methods of interpretability.
 """
 
 
