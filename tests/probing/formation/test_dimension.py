@@ -34,6 +34,14 @@ def test_large_ones_are_underestimated_as_on_the_card():
         assert two_nn(cube(d))[0] == pytest.approx(card, rel=0.06)
 
 
+@pytest.mark.parametrize("d", [2, 5, 10])
+def test_the_fit_is_that_of_scikit_dimension(d):
+    """Which counts ratios from 0 to n - 1 of n, and ours from 1 of n + 1: half a percent at 1,000 rows."""
+    skdim = pytest.importorskip("skdim", reason="scikit-dimension is not installed: pip install '.[oracles]'")
+    X = cube(d, 1000)
+    assert two_nn(X, "fit")[0] == pytest.approx(skdim.id.TwoNN().fit(X).dimension_, rel=5e-3)
+
+
 def test_the_interval_contains_the_truth_where_the_estimate_is_unbiased():
     found = [two_nn(np.random.default_rng(seed).normal(size=(400, 2))) for seed in range(20)]
     assert sum(low <= 2 <= high for _, low, high in found) >= 16
