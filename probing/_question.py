@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int, Shaped
 from numpy import ndarray
 
 from tasks import LabelledPrompts
@@ -72,26 +72,46 @@ class Question:
         return self.splits["validation"] | self.splits["test"]
 
     def shuffled(self, n: int, seed: int = 0) -> list["Question"]:
-        """`n` draws in which every group got the labels of another one of its split, row for row: what a group or a
-        place in the prompt gives away stays, what ties labels to states is gone. Validation and test are shuffled
+        """`n` draws in which every group got the labels of another one of its split, place for place: what a group or
+        a place in the prompt gives away stays, what ties labels to states is gone. Validation and test are shuffled
         too, so that a draw is a whole study in which nothing can be found.
 
-        Groups of different length hand on their labels cyclically. Subsets move with the labels that define them.
+        Rows of a group at one place hand on their labels in random order, or twins that are listed in the same order
+        everywhere (true, false; true, false) would get their own labels back. A row at whose place the other group has
+        none gets the label of any of its rows. Subsets move with the labels that define them.
         """
         rng = np.random.default_rng([seed, 1])
         return [self._handed_on(rng) for _ in range(n)]
 
     def _handed_on(self, rng: np.random.Generator) -> "Question":
-        row = np.arange(len(self.Y))
+        row, place = np.arange(len(self.Y)), np.unique(self.where, return_inverse=True)[1]
         for mask in self.splits.values():
             there = np.flatnonzero(mask)
-            _, index, sizes = np.unique(self.groups[there], return_inverse=True, return_counts=True)
-            order, starts = np.argsort(index, kind="stable"), np.cumsum(sizes) - sizes
-            rank = np.empty(len(there), int)
-            rank[order] = np.arange(len(there)) - np.repeat(starts, sizes)
-            giver = rng.permutation(len(sizes))[index]
-            row[there] = there[order[starts[giver] + rank % sizes[giver]]]
+            _, group, sizes = np.unique(self.groups[there], return_inverse=True, return_counts=True)
+            giver = rng.permutation(len(sizes))[group]
+            order, start, rank = _blocks(group, rng)
+            taken = order[start[giver] + rank % sizes[giver]]
+            spot = int(place.max(initial=0)) + 1
+            cells, cell, count = np.unique(group * spot + place[there], return_inverse=True, return_counts=True)
+            order, start, rank = _blocks(cell, rng)
+            wanted = giver * spot + place[there]
+            found = np.minimum(np.searchsorted(cells, wanted), len(cells) - 1)
+            same = cells[found] == wanted
+            taken[same] = order[(start[found] + rank % count[found])[same]]
+            row[there] = there[taken]
         return replace(self, Y=self.Y[row], subsets={name: mask[row] for name, mask in self.subsets.items()})
+
+
+def _blocks(block: Int[ndarray, " row"], rng: np.random.Generator
+            ) -> tuple[Int[ndarray, " row"], Int[ndarray, " block"], Int[ndarray, " row"]]:
+    """Rows sorted by block, in random order within each; where each block starts there; the rank of every row."""
+    order = rng.permutation(len(block))
+    order = order[np.argsort(block[order], kind="stable")]
+    sizes = np.bincount(block)
+    start = np.cumsum(sizes) - sizes
+    rank = np.empty(len(block), int)
+    rank[order] = np.arange(len(block)) - np.repeat(start, sizes)
+    return order, start, rank
 
 
 def _beside(prompts: LabelledPrompts, label: str) -> dict[str, ndarray]:

@@ -1,10 +1,12 @@
 """A smaller set of benchmarks/leakage.py, which runs 1,000 configurations and 200 seeds."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from benchmarks.leakage import inside_band, planting, random_configuration, shared
+from probing._question import Question
 from probing._splits import disjoint_splits
 from tasks import LabelledPrompts
 
@@ -64,3 +66,23 @@ def test_a_group_or_a_prompt_in_two_splits_is_refused():
             examples["group"] = examples["group"].replace({1: 0})
         with pytest.raises(ValueError, match=message):
             disjoint_splits(LabelledPrompts("toy", prompts.tokens, prompts.lengths, examples, prompts.classes))
+
+
+@pytest.mark.parametrize("apart", [0, 1], ids=["at one place", "at two places"])
+def test_twins_listed_in_one_order_do_not_get_their_own_labels_back(apart):
+    n = 400
+    group, kind = np.arange(n) // 2, np.arange(n) % 2  # of every pair the first is a no, the second a yes
+    where = np.where(np.arange(n) // 2 % 2, kind, 1 - kind) * apart
+    question = Question("z", kind[:, None], 2, group, {"train": np.ones(n, bool)}, ["0"], where)
+    for drawn in question.shuffled(5):
+        assert 0.35 < (drawn.Y == question.Y).mean() < 0.65 and (drawn.Y.mean(), drawn.Y.std()) == (0.5, 0.5)
+
+
+def test_shuffled_labels_keep_what_a_place_gives_away():
+    group, where = np.repeat(np.arange(50), 6), np.tile(np.arange(6), 50)
+    Y = np.column_stack([where, np.random.default_rng(0).integers(0, 9, 300)])
+    question = Question("z", Y, 9, group, {"train": np.ones(300, bool)}, ["place", "free"], where)
+    drawn = question.shuffled(1)[0].Y
+    assert (drawn[:, 0] == where).all() and (drawn[:, 1] == Y[:, 1]).mean() < 0.3
+    whole = {tuple(row) for row in Y[:, 1].reshape(50, 6)}
+    assert {tuple(row) for row in drawn[:, 1].reshape(50, 6)} == whole  # a group hands on all that it has
