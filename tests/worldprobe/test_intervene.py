@@ -154,7 +154,6 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(capsys, tmp_path):
     (["decoy", "--labels", "mrk"], "no label with cases 'mrk'; did you mean mark?"),
     (["decoy", "--edits", "stear"], "no edit 'stear'; did you mean steer or"),
     (["decoy", "--target", "queston"], "no target of end 'queston'"),
-    (["decoy", "--price", "-1"], "a price to compare edits at is a number of nats above 0, not -1"),
     (["decoy", "--directions", "lda"], "no direction 'lda'; did you mean lda."),
     (["decoy", "--edits", "steer", "--directions", "lda.pair"], "steer goes with directions *.read, *.write, not with"),
     (["decoy", "--with", "size=6"], "--with takes options of the task, here none; not size"),
@@ -166,6 +165,11 @@ def test_what_cannot_be_done_is_one_line(argv, message, capsys, tmp_path):
     code, out, err = call(capsys, "intervene", *argv, "--out", tmp_path / "run", "--quick")
     assert (code, out, len(err)) == (2, [], 1) and message in err[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_price_is_above_0():
+    with pytest.raises(ValueError, match="a number of nats above 0, not -1"):
+        _intervene.plan("decoy", price=-1)
 
 
 def test_a_task_without_cases_is_told_which_have_them(monkeypatch, tmp_path):
