@@ -38,7 +38,7 @@ def dynamics_section(table: pd.DataFrame, transitions: pd.DataFrame, study: Stud
     figure = dynamics_plot(rows, transitions)
     steps = sorted(rows["step"].unique())
     about = f"{len(steps)} checkpoints from step 0 to {steps[-1]:,}."
-    return Section("When it appears in training", [about, *_sentences(transitions, study)],
+    return Section("When it appears in training", [about, *_sentences(rows, transitions, study)],
                    [Exhibit("Behaviour and probes over training", figure, CAPTION.format(items=items))],
                    [_table(transitions, study)])
 
@@ -84,11 +84,11 @@ def points(rows: pd.DataFrame, curve: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(every).astype(own.dtypes)
 
 
-def draw_curve(ax: Axes, here: pd.DataFrame, curve: pd.Series, colour: str, marker: str, x: np.ndarray
-               ) -> tuple[float, str, str]:
-    """One curve with its whiskers and where it rises; (height, name, colour) of its end."""
+def draw_curve(ax: Axes, here: pd.DataFrame, curve: pd.Series, colour: str, marker: str, x: np.ndarray,
+               marked: bool = True) -> tuple[float, str, str]:
+    """One curve with its whiskers and, if it is to be `marked`, where it rises; (height, name, colour) of its end."""
     final = curve["kind"] == "final_probe"
-    if curve["sharp"] and not final:
+    if marked and curve["sharp"] and not final:
         if np.isfinite([curve["step_low"], curve["step_high"]]).all():
             ax.axvspan(np.log10(curve["step_low"]), np.log10(curve["step_high"]), color=colour, alpha=0.16, lw=0)
         ax.axvline(np.log10(curve["step"]), color=colour, lw=1.0, zorder=1)
@@ -113,20 +113,24 @@ def shortcut_lines(ax: Axes, rows: pd.DataFrame, curves: pd.DataFrame, colours: 
     """The strongest shortcut of every reading (the majority where it has none), which is the same at every step."""
     names = []
     for _, curve in curves[curves["kind"] == "probe"].iterrows():
-        free = pick(rows, positions=curve["reading"], split="test", step=0)
-        short = free[free["control"].str.startswith("shortcut:").fillna(False).astype(bool)]
-        best = (short if len(short) else pick(free, control="majority")).sort_values("value").iloc[-1]
+        best = _shortcut(rows, curve)
         colour = colours[curve["reading"]]
         ax.axhline(best["value"], color=colour, lw=1.1, ls=(0, (5, 2)), zorder=2)
         names.append((float(best["value"]), control_name(best["control"]), colour))
     return names
 
 
-def steps_axis(ax: Axes, steps: np.ndarray, x: np.ndarray, last: bool) -> None:
-    """Training steps at their log steps; named where nothing is `last` below."""
+def _shortcut(rows: pd.DataFrame, curve: pd.Series) -> pd.Series:
+    free = pick(rows, positions=curve["reading"], split="test", step=0)
+    short = free[free["control"].str.startswith("shortcut:").fillna(False).astype(bool)]
+    return (short if len(short) else pick(free, control="majority")).sort_values("value").iloc[-1]
+
+
+def steps_axis(ax: Axes, steps: np.ndarray, x: np.ndarray, last: bool, room: float = 0.075) -> None:
+    """Training steps at their log steps, named below the `last` panel, a share of the axis apart."""
     shown = [len(steps) - 1, 0]
     for i in reversed(range(len(steps))):  # the first and the last are named, and all that have room beside those
-        if np.abs(x[shown] - x[i]).min() > 0.075 * (x[-1] - x[0]):
+        if np.abs(x[shown] - x[i]).min() > room * (x[-1] - x[0]):
             shown.append(i)
     ax.set_xticks(x[shown], [f"{steps[i]:,}" for i in shown] if last else [])
     ax.set_xlim(x[0] - 0.05, x[-1] + 0.05)
@@ -134,12 +138,12 @@ def steps_axis(ax: Axes, steps: np.ndarray, x: np.ndarray, last: bool) -> None:
         ax.set_xlabel("training step (log scale, step 0 at the left)")
 
 
-def _sentences(transitions: pd.DataFrame, study: Study) -> list[str]:
+def _sentences(rows: pd.DataFrame, transitions: pd.DataFrame, study: Study) -> list[str]:
     """One paragraph per reading: when it rises, and before or after behaviour."""
     said = [_when(curve, study) for _, curve in transitions[transitions["kind"] == "behaviour"].iterrows()]
     out = [" ".join(said)] if said else []
     for _, curve in transitions[transitions["kind"] == "probe"].iterrows():
-        text = _when(curve, study)
+        text = _when(curve, study) + _above_shortcut(rows, curve)
         both = transitions[(transitions["kind"] == "behaviour") & (transitions["curve"] == curve.get("other"))]
         if curve["sharp"] and len(both) and bool(both["sharp"].iloc[0]) and np.isfinite(curve["lag_low"]):
             low, high = curve["lag_low"], curve["lag_high"]
@@ -148,6 +152,19 @@ def _sentences(transitions: pd.DataFrame, study: Study) -> list[str]:
                      f"{curve['lag']:+.2f} decades of training [{low:+.2f}, {high:+.2f}].")
         out.append(text)
     return out
+
+
+def _above_shortcut(rows: pd.DataFrame, curve: pd.Series) -> str:
+    """From which step on the probe is above the strongest shortcut, interval from interval."""
+    best = _shortcut(rows, curve)
+    here = points(rows, curve)
+    above = here["ci_low"].to_numpy(float) > np.nanmax([best["value"], best["ci_high"]])
+    what = f" The strongest shortcut, {control_name(best['control']).removeprefix('shortcut: ')}, reads "
+    what += f"{number(best['value'])}; "
+    if not above[-1]:
+        return what + "the probe does not end above it."
+    since = len(above) - int(np.argmin(above[::-1])) if not above.all() else 0
+    return what + f"the probe is above it from step {here['step'].iloc[since]:,} on."
 
 
 def _when(curve: pd.Series, study: Study) -> str:

@@ -1,6 +1,7 @@
 """Behaviour, probes and the six alignments over training, on one axis of log steps: what rises first."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,11 @@ SIDES = {"out": "after the layer", "in": "before it"}
 CAPTION = (
     "One axis of log steps in every panel, step 0 at its left end. Above, left: behaviour; right: the linear probe "
     "fitted at each checkpoint (solid), the probe of the last one read out at all others (dotted), the strongest "
-    "shortcut (dashed). Bands through all panels: 95 % interval of the step at which behaviour (orange) and the first "
-    "probe (blue) rise, where a sigmoid in log step beats a straight line. Below: the six alignments, thin: each of "
-    "{layers} linear layers, later ones darker; thick: their mean, whiskers: 95 % interval, parts of the prompts "
-    "resampled. Grey band: the mean with the eigenvectors of one matrix rotated at random; dotted: the mean at step 0, "
-    "which is high for out-RWA and in-GWA by algebra. Mark at the foot: where the mean rises, with its 95 % interval.")
+    "shortcut (dashed). Bands through all panels: the checkpoints between which behaviour (orange) and the first probe "
+    "(blue) are halfway from their first to their last value, 95 % of resamples. Below: the six alignments, thin: each "
+    "of {layers} linear layers, later ones darker; thick: their mean, whiskers: 95 % interval, parts of the prompts "
+    "resampled. Grey: the mean with the eigenvectors of one matrix rotated at random; dotted: the mean at step 0, "
+    "which is high for out-RWA and in-GWA by algebra. Bar at the foot: where the mean is halfway, as for the bands.")
 
 
 def formation_plot(rows: pd.DataFrame, found: Followed) -> Plot:
@@ -34,14 +35,14 @@ def formation_plot(rows: pd.DataFrame, found: Followed) -> Plot:
     Args:
         rows: Results of the checkpoints, with a column `step`.
     """
-    figure = Plot(figsize=(8.6, 8.9), layout="constrained", facecolor="white")
+    figure = Plot(figsize=(9.2, 9.4), layout="constrained", facecolor="white")
     figure.frame = rows.drop(columns="step")
     axes = figure.subplots(4, 2)
     x = log_steps(found.steps)
     for ax in axes.flat:
         styled(ax)
+        steps_axis(ax, found.steps, x, last=ax in axes[-1], room=0.13)
         _bands(ax, found.first)
-        steps_axis(ax, found.steps, x, last=ax in axes[-1])
     if (found.first["kind"] == "behaviour").any():
         _behaviour(axes[0, 0], rows, found, x)
     else:
@@ -56,18 +57,24 @@ def formation_plot(rows: pd.DataFrame, found: Followed) -> Plot:
 
 
 def _bands(ax: Axes, first: pd.DataFrame) -> None:
-    """Where the headline of behaviour and the first probe rise, if they do so at once."""
+    """Between which checkpoints the headline of behaviour and the first probe are halfway."""
     for kind, colour in (("behaviour", BEHAVIOUR), ("probe", PROBES[0])):
-        curve = first[first["kind"] == kind].head(1)
-        if len(curve) and bool(curve["sharp"].iloc[0]):
-            ends = np.log10(curve[["step_low", "step_high"]].iloc[0].astype(float))
-            ax.axvspan(*ends, color=colour, alpha=0.13, lw=0)
+        curve = first[(first["kind"] == kind) & (first["gain"] > 0)].head(1)
+        if len(curve):
+            ax.axvspan(*_at(ax, curve.iloc[0]), color=colour, alpha=0.13, lw=0)
+
+
+def _at(ax: Axes, curve: pd.Series) -> tuple[float, float]:
+    """Where the checkpoints stand between which a curve is halfway; step 0 is the left end."""
+    ends = (max(float(curve[name]), 1e-9) for name in ("halfway_from", "halfway_to"))
+    low, high = (float(np.log10(step)) for step in ends)
+    return max(low, ax.get_xlim()[0]), high
 
 
 def _behaviour(ax: Axes, rows: pd.DataFrame, found: Followed, x: Float[ndarray, " step"]) -> None:
     mine, names = found.first[found.first["kind"] == "behaviour"], []
     for i, (_, curve) in enumerate(mine.iterrows()):
-        names.append(draw_curve(ax, points(rows, curve), curve, BEHAVIOUR if i == 0 else MUTED, MARKERS[i], x))
+        names.append(draw_curve(ax, points(rows, curve), curve, BEHAVIOUR if i == 0 else MUTED, MARKERS[i], x, False))
     _finish(ax, "behaviour", "share", names)
 
 
@@ -75,7 +82,7 @@ def _probes(ax: Axes, rows: pd.DataFrame, found: Followed, x: Float[ndarray, " s
     mine = found.first[found.first["kind"] != "behaviour"]
     colours = {name: PROBES[i % len(PROBES)] for i, name in enumerate(dict.fromkeys(mine["reading"]))}
     looks = {name: MARKERS[i] for i, name in enumerate(colours)}
-    names = [draw_curve(ax, points(rows, curve), curve, colours[curve["reading"]], looks[curve["reading"]], x)
+    names = [draw_curve(ax, points(rows, curve), curve, colours[curve["reading"]], looks[curve["reading"]], x, False)
              for _, curve in mine.iterrows()]
     names += shortcut_lines(ax, rows, mine, colours)
     _finish(ax, "probes", " / ".join(metric_name(m).partition(" (")[0] for m in mine["metric"].unique()), names)
@@ -86,7 +93,7 @@ def _finish(ax: Axes, title: str, label: str, names: Sequence[tuple[float, str, 
     ax.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     ax.set_title(title, loc="left", size=9.5, color=INK, weight="bold")
     ax.set_ylabel(words(label))
-    name_lines(ax, list(names), gap=0.1)
+    name_lines(ax, [(y, fill(name, 16), colour) for y, name, colour in names], gap=0.16)
 
 
 def _relation(ax: Axes, relation: Relation, found: Followed, x: Float[ndarray, " step"], colour: str, named: bool
@@ -103,12 +110,10 @@ def _relation(ax: Axes, relation: Relation, found: Followed, x: Float[ndarray, "
     ax.plot(x, curve.values, color=colour, lw=2.3, zorder=5)
     about = found.transitions.set_index("curve").loc[relation.name]
     foot = ax.get_ylim()[0] + 0.05
-    if about["sharp"]:
-        ax.plot(np.log10([about["step_low"], about["step_high"]]), [foot, foot], color=colour, lw=2, zorder=5,
-                solid_capstyle="butt")
-        ax.plot(np.log10(about["step"]), foot, marker="^", ms=6, color=colour, zorder=6)
+    if about["gain_low"] > 0:
+        ax.plot(_at(ax, about), [foot, foot], color=colour, lw=4, zorder=5, solid_capstyle="butt")
     else:
-        ax.text(x[0], foot, "no step of its own", color=MUTED, size=8, va="center")
+        ax.text(x[-1], foot, "does not grow", color=MUTED, size=8, va="center", ha="right")
     side, pair = relation.name.split("-")
     ax.set_title(f"{relation.name}: {PAIRS[pair]} {SIDES[side]}", loc="left", size=9.5, color=INK, weight="bold")
     if side == "out":

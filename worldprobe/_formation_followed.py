@@ -7,19 +7,22 @@ at the first checkpoint where there is something to align, so that its coming to
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from probing.formation import Curve, alignment_gains, coincidences, transitions
+from probing.formation import Curve, alignment_gains, coincidences, order, transitions
 from tasks._study import Study
 
 from ._study_dynamics import transition_table
 
 RELATIONS = tuple((side, relation) for side in ("out", "in") for relation in ("RGA", "RWA", "GWA"))
 LAYER_DRAWS = 200
+COUNTS = {"leads": "lead", "follows": "follow", "cannot be told": "cannot be told from it",
+          "does not grow": "do not grow"}
 
 Aligned = Mapping[int, pd.DataFrame]  # step -> alignments of every part of the prompts
 
@@ -46,7 +49,7 @@ class Followed:
         first: Transitions of behaviour and probes, see `transition_table`.
         transitions: Those of the six.
         lags: One row per pair of a relation and a probe or behaviour: see `probing.formation.coincidence`.
-        by_layer: The same for every layer: one row per layer, relation and probe or behaviour.
+        by_layer: Transitions of every layer and relation, and their order to every probe and behaviour.
         answers: Which is first, a line per probe or behaviour.
     """
 
@@ -59,23 +62,20 @@ class Followed:
         self.first = transition_table(others, seed)
         self.transitions = pd.DataFrame(transitions(self.curves, seed))
         self.lags = coincidences(self.curves, against, seed)
-        self.by_layer = self._by_layer(against, seed)
+        self.by_layer = self._by_layer([curve.name for curve in against], seed)
         every = pd.concat([self.first, self.transitions], ignore_index=True)
         self.answers = [answer(rows, every) for _, rows in self.lags.groupby("other", sort=False)]
 
-    def _by_layer(self, against: Sequence[Curve], seed: int) -> pd.DataFrame:
-        few = [Curve(c.name, c.steps, c.values, c.draws[:LAYER_DRAWS]) for c in against]
+    def _by_layer(self, against: Sequence[str], seed: int) -> pd.DataFrame:
+        rows = self.first.set_index("curve")
         parts = []
         for relation in self.relations:
             curves = [Curve.of_groups(layer, self.steps, values, np.ones_like(values), LAYER_DRAWS, seed)
                       for layer, values in zip(relation.layers, np.moveaxis(relation.values, 2, 0), strict=True)]
-            own = transitions(curves, seed).assign(null=relation.null[-1])
-            lags = coincidences(curves, few, seed)[["curve", "other", "lag", "lag_low", "lag_high", "spacing"]]
-            parts.append(own.merge(lags, on="curve").rename(columns={"curve": "layer"}).assign(relation=relation.name))
-        table = pd.concat(parts, ignore_index=True)
-        sharp = self.first.set_index("curve")["sharp"].astype(bool)
-        return table.assign(order=[order(row, bool(row["sharp"]), bool(sharp[row["other"]]))
-                                   for _, row in table.iterrows()])
+            own = pd.DataFrame(transitions(curves, seed)).assign(null=relation.null[-1], relation=relation.name)
+            parts += [own.assign(other=name, order=[order(row, rows.loc[name]) for _, row in own.iterrows()])
+                      for name in against]
+        return pd.concat(parts, ignore_index=True).rename(columns={"curve": "layer"})
 
 
 def relation_of(aligned: Aligned, side: str, relation: str) -> Relation:
@@ -111,35 +111,31 @@ def with_gains(aligned: Aligned) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def order(lag: Mapping, sharp: bool, other_sharp: bool) -> str:
-    """Whether an alignment leads or follows: `leads`, `follows`, `cannot be told`; or `no step` of its own, `nothing to
-    lead` where the other has none."""
-    if not other_sharp:
-        return "nothing to lead"
-    if not sharp:
-        return "no step"
-    return "leads" if lag["lag_high"] < 0 else "follows" if lag["lag_low"] > 0 else "cannot be told"
-
-
 def answer(lags: pd.DataFrame, about: pd.DataFrame) -> str:
     """Whether alignments lead or follow one probe (or behaviour), in a line."""
     rows = about.drop_duplicates("curve").set_index("curve")
     name = str(lags["other"].iloc[0])
-    if not bool(rows.loc[name, "sharp"]):
-        return f"{name}: has no step of its own, so nothing leads or follows it."
-    parts, found = [], []
-    for _, lag in lags.iterrows():
-        own = rows.loc[lag["curve"]]
-        found.append(order(lag, bool(own["sharp"]), True))
-        size = f"{lag['lag']:+.2f} decades [{lag['lag_low']:+.2f}, {lag['lag_high']:+.2f}]"
-        words = {"cannot be told": "cannot be told from it", "no step": "has no step of its own"}.get(found[-1],
-                                                                                                   found[-1])
-        parts.append(f"{lag['curve']} {words}" + ("" if found[-1] == "no step" else f" ({size})"))
-    counts = ", ".join(f"{found.count(kind)} {words}" for kind, words in (
-        ("leads", "lead"), ("follows", "follow"), ("cannot be told", "cannot be told from it"),
-        ("no step", "without a step of their own")) if kind in found)
-    between = "{:,.0f} and {:,.0f}".format(*rows.loc[name, ["between_from", "between_to"]])
-    return f"{name} rises between steps {between}; of the six alignments {counts}: {'; '.join(parts)}."
+    if (lags["order"] == "nothing to lead").any():
+        return f"{name} does not grow in training, so nothing leads or follows it."
+    said = []
+    for kind, words in COUNTS.items():
+        here = lags[lags["order"] == kind]["curve"]
+        places: dict[str, list[str]] = {}
+        for curve in here:
+            own = rows.loc[curve]
+            where = "" if kind == "does not grow" else f", halfway {steps_between(own)}"
+            gain = f"{own['gain']:+.2f} [{own['gain_low']:+.2f}, {own['gain_high']:+.2f}]"
+            places.setdefault(where, []).append(f"{curve} ({gain})")
+        if len(here):
+            said.append(f"{len(here)} {words}: " + "; ".join(", ".join(who) + where for where, who in places.items()))
+    return f"{name} is halfway {steps_between(rows.loc[name])}. Of the six alignments {'. '.join(said)}."
+
+
+def steps_between(row: Any) -> str:
+    """Between which checkpoints a curve is halfway, in words."""
+    if row["halfway_from"] == 0:
+        return f"before step {row['halfway_to']:,.0f}"
+    return f"between steps {row['halfway_from']:,.0f} and {row['halfway_to']:,.0f}"
 
 
 def _filled(table: Float[ndarray, "step layer"]) -> Float[ndarray, "step layer"]:

@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -25,7 +25,7 @@ from tasks._study import Study
 from ._cli import no_such
 from ._dynamics_report import dynamics_section
 from ._formation_figure import CAPTION, formation_plot
-from ._formation_followed import Followed
+from ._formation_followed import Followed, steps_between
 from ._formation_states import probe_table, probes_at, regime_rows, regime_table
 from ._report import Exhibit, Section, Table, write_report
 from ._run import Run, open_run
@@ -37,6 +37,8 @@ QUICK_PARTS, QUICK_PER_PART = 5, 8
 N_NULL = 5
 SHAPE = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head",
          "intermediate_size", "n_inner", "model_type")  # what checkpoints of one run share, of config.json
+
+Text: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def follow(out: str | Path, model: str, task: str | None = None, *, prompts: int | None = None, seed: int = 0,
@@ -82,9 +84,9 @@ def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, 
         data: Prompts of every followed reading.
     """
     paths = checkpoints(directory)
-    text = max(data.values(), key=lambda read: read.tokens.shape[1])
-    size = (QUICK_PARTS, QUICK_PER_PART) if quick else (PARTS, PER_PART)
-    aligned = {step: folder.stage(f"alignment-{step:06d}", lambda: of_checkpoint(path, text, *size, seed))  # noqa: B023
+    parts, per_part = (QUICK_PARTS, QUICK_PER_PART) if quick else (PARTS, PER_PART)
+    text = text_of(study, data, parts * per_part, seed)
+    aligned = {step: folder.stage(f"alignment-{step:06d}", lambda: of_checkpoint(path, text, parts, seed))  # noqa: B023
                for step, path in paths.items()}
     tables, curves = curves_of(folder, study, directory, data, seed, quick)
     found = Followed(study, aligned, curves, seed)
@@ -103,33 +105,39 @@ def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, 
     return _report(folder, tables[0], found, states)
 
 
-def of_checkpoint(path: Path, text: LabelledPrompts, parts: int, per_part: int, seed: int) -> pd.DataFrame:
+def text_of(study: Study, data: Mapping[str, LabelledPrompts], n: int, seed: int) -> Text:
+    """(inputs, next tokens, real) of about `n` prompts: those of the study, or of the longest followed prompts every
+    token that has a next one."""
+    if study.text is not None:
+        return study.text(n, seed)
+    longest = max(data.values(), key=lambda read: read.tokens.shape[1])
+    tokens, lengths = longest.tokens[:n], longest.lengths[:n]
+    real = torch.arange(tokens.shape[1]) < lengths[:, None]
+    following = torch.where(real, tokens, -1).roll(-1, 1)
+    following[:, -1] = -1
+    return tokens, following, real
+
+
+def of_checkpoint(path: Path, text: Text, parts: int, seed: int) -> pd.DataFrame:
     """The six alignments of every layer on every part of the prompts; those of the first part with a null of rotated
     eigenvectors. Missing where a matrix is zero."""
     model = load_model(path)
-    size = min(per_part, len(text.tokens) // parts)
-    if size < 1:
-        raise ValueError(f"{parts} parts need as many prompts, there are {len(text.tokens)}; give more with --prompts")
+    if (size := len(text[0]) // parts) < 1:
+        raise ValueError(f"{parts} parts need as many prompts, there are {len(text[0])}; give more with --prompts")
     found = []
     for part in range(parts):
         rows = slice(part * size, (part + 1) * size)
-        moments = layer_moments(model, next_token_loss, [(text.tokens[rows], text.lengths[rows])], keep=real,
-                                zeros=True)
+        batch = tuple(each[rows] for each in text)
+        moments = layer_moments(model, next_token_loss, [batch], keep=lambda batch: batch[2], zeros=True)
         found.append(alignments(moments, N_NULL if part == 0 else 0, seed).assign(part=part))
     return pd.concat(found, ignore_index=True)
 
 
-def next_token_loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Sum over real tokens of every prompt, in nats."""
-    tokens, lengths = batch
-    loss = cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return (loss.view(len(tokens), -1) * (torch.arange(1, tokens.shape[1]) < lengths[:, None])).sum(1)
-
-
-def real(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Tokens that are no padding."""
-    tokens, lengths = batch
-    return torch.arange(tokens.shape[1]) < lengths[:, None]
+def next_token_loss(model: Any, batch: Text) -> torch.Tensor:
+    """Sum over the tokens of every prompt that are asked for, in nats."""
+    tokens, following, _ = batch
+    loss = cross_entropy(model(tokens).flatten(0, 1), following.flatten(), reduction="none", ignore_index=-1)
+    return loss.view(len(tokens), -1).sum(1)
 
 
 def task_of(model: str) -> str:
@@ -165,11 +173,11 @@ def _report(folder: Run, table: pd.DataFrame, found: Followed, states: list[Tabl
     layers = found.alignments["layer"].nunique()
     about = folder.environment()
     first = Section(
-        "When it appears, and when states, gradients and weights align", [*section.text, *found.answers],
+        "When it appears, and when states, gradients and weights align", section.text,
         [Exhibit("Behaviour, probes and alignments over training", figure, CAPTION.format(layers=layers),
                  found.alignments)],
         [*section.tables, Table("Where the alignments rise", _shown(found), _NULLS, found.transitions),
-         Table("Alignments against probes and behaviour", _shown_lags(found.lags), _LAGS, found.lags),
+         Table("Alignments against probes and behaviour", _shown_lags(found), _LAGS, found.lags),
          Table("Layer by layer", _shown_layers(found), _LAYERS, found.by_layer)])
     text = ("A probe that is new at every checkpoint says when a label can be read; the final probe, read out at "
             "earlier checkpoints, whether it stood in the same place. Where the final probe fails and a new one does "
@@ -181,14 +189,16 @@ def _report(folder: Run, table: pd.DataFrame, found: Followed, states: list[Tabl
                              **about})
 
 
-_NULLS = ("Mean over layers. Null: the same with the eigenvectors of one matrix rotated at random, at the last step. A "
-          "step of its own: a sigmoid in log step beats a straight line, see the first table.")
-_LAGS = ("Decades of training from the transition of the other to that of the alignment: below 0, the alignment is "
-         "first. In brackets: 95 %, groups and parts of the prompts resampled, places between checkpoints that fit no "
-         "worse among them, of one run of training.")
-_LAYERS = ("Of all linear layers, how many end above the null of the same layer and above their value at step 0, how "
-           "many have a step of their own and where (median, quartiles), and how many lead or follow the first probe "
-           "or behaviour with a step of its own (95 % interval off 0). Every layer is in the CSV.")
+_NULLS = ("Mean over layers. Null: the same with the eigenvectors of one matrix rotated at random, at the last step. "
+          "Halfway: the checkpoints between which the curve first crosses half of its gain, 95 % of resamples. At "
+          "once: a sigmoid in log step beats a straight line, see the first table.")
+_LAGS = ("By the checkpoints between which both are halfway. Where both have a step of their own, decades of training "
+         "from that of the other to that of the alignment, too: below 0, the alignment is first; in brackets 95 %, "
+         "groups and parts of the prompts resampled, places between checkpoints that fit no worse among them. Of one "
+         "run of training.")
+_LAYERS = ("Of all linear layers, how many end aligned (above the null of the same layer, and above their value at "
+           "step 0 by 95 % of resamples), how many rise at once, and how many are halfway before or after the first "
+           "probe. Every layer is in the CSV.")
 
 
 def _shown(found: Followed) -> pd.DataFrame:
@@ -197,27 +207,28 @@ def _shown(found: Followed) -> pd.DataFrame:
         step = f"{row['step']:,.0f} [{row['step_low']:,.0f}, {row['step_high']:,.0f}]"
         lines.append({"relation": row["curve"], "at step 0": row["first"], "at the end": row["last"],
                       "gain": row["last"] - row["first"], "rotated null": relation.null[-1].mean(),
-                      "rises at step": step if row["sharp"] else "no step of its own"})
+                      "halfway": steps_between(row) if row["gain_low"] > 0 else "does not grow",
+                      "rises at once at step": step if row["sharp"] else "no step of its own"})
     return pd.DataFrame(lines)
 
 
-def _shown_lags(lags: pd.DataFrame) -> pd.DataFrame:
-    text = lags.assign(lag=[f"{r['lag']:+.2f} [{r['lag_low']:+.2f}, {r['lag_high']:+.2f}]"
-                            for _, r in lags.iterrows()])
+def _shown_lags(found: Followed) -> pd.DataFrame:
+    every = pd.concat([found.first, found.transitions]).drop_duplicates("curve")
+    sharp = set(every[every["sharp"].astype(bool)]["curve"])
+    text = found.lags.assign(lag=[
+        row["order"] + (f", {row['lag']:+.2f} [{row['lag_low']:+.2f}, {row['lag_high']:+.2f}]"
+                        if {row["curve"], row["other"]} <= sharp else "") for _, row in found.lags.iterrows()])
     return text.pivot(index="curve", columns="other", values="lag").reset_index().rename(columns={"curve": "relation"})
 
 
 def _shown_layers(found: Followed) -> pd.DataFrame:
-    sharp = found.first[found.first["sharp"].astype(bool) & found.first["kind"].isin(["probe", "behaviour"])]
-    other = sharp.sort_values("kind", ascending=False)["curve"].head(1)
-    other = found.by_layer["other"].iloc[0] if other.empty else other.iloc[0]
+    other = found.first[found.first["kind"] == "probe"]["curve"].iloc[0]
     rows, lines = found.by_layer[found.by_layer["other"] == other], []
     for relation, part in rows.groupby("relation", sort=False):
-        steps = part[part["sharp"].astype(bool)]["step"]
-        at = "–" if steps.empty else "{1:,.0f} ({0:,.0f} to {2:,.0f})".format(*steps.quantile([0.25, 0.5, 0.75]))
-        above = (part["last"] > part["null"]) & (part["last"] > part["first"])
-        lines.append({"relation": relation, "layers": len(part), "above null and step 0": int(above.sum()),
-                      "with a step": len(steps), "at step": at} | {
-            f"{word} {other}": int((part["order"] == kind).sum())
-            for kind, word in (("leads", "lead"), ("cannot be told", "not told from"), ("follows", "follow"))})
+        above = (part["last"] > part["null"]) & (part["gain_low"] > 0)
+        lines.append({"relation": relation, "layers": len(part), "aligned": int(above.sum()),
+                      "with a step": int(part["sharp"].sum())} | {
+            f"{word} {other}": int((part["order"] == kind).sum()) for kind, word in (
+                ("leads", "lead"), ("cannot be told", "not told from"), ("follows", "follow"))}
+            | {"do not grow": int((part["order"] == "does not grow").sum())})
     return pd.DataFrame(lines)

@@ -13,7 +13,7 @@
 """
 
 from ._alignment import alignment_gains, alignments, alpha, power_laws
-from ._coincidence import coincidence, coincidences
+from ._coincidence import coincidence, coincidences, order
 from ._collapse import class_distance_variance, neural_collapse
 from ._curve import Curve, log_steps
 from ._depth import concept_depth
@@ -36,7 +36,7 @@ __all__ = ["Curve", "LayerMoments", "TwoPointFit", "alignment_gains", "alignment
            "cknna", "class_distance_variance", "coincidence", "coincidences", "compare_layers", "concept_depth",
            "conserved", "cycle_knn", "debiased_cka", "end_distance", "fit_two_point", "follow", "gride",
            "kernel_regime", "layer_moments", "log_steps", "match_units", "mutual_knn", "nearest",
-           "neighbour_distances", "neural_collapse", "participation_ratio", "power_laws", "prepare", "probe_score",
-           "procrustes", "record", "recorded", "regime", "relative", "rich_limit", "rsa", "stable_rank", "stitch",
-           "svcca", "transition", "transitions", "two_nn", "two_nn_by_scale", "two_point", "two_point_loss",
+           "neighbour_distances", "neural_collapse", "order", "participation_ratio", "power_laws", "prepare",
+           "probe_score", "procrustes", "record", "recorded", "regime", "relative", "rich_limit", "rsa", "stable_rank",
+           "stitch", "svcca", "transition", "transitions", "two_nn", "two_nn_by_scale", "two_point", "two_point_loss",
            "unit_correlations", "universal_neurons", "variance_explained", "without_feature"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy import ndarray
 from scipy.stats import rankdata
 
 from ._curve import Curve
-from ._transition import best_sigmoid, gap, half_rise, likely_sigmoids
+from ._transition import best_sigmoid, gap, half_rise, halfway, likely_sigmoids
 
 N_NULL = 999
 
@@ -31,6 +32,9 @@ def coincidence(curve: Curve, other: Curve, seed: int = 0) -> dict:
       percentile interval over paired draws, and `_p`, twice the smaller share of draws on one side of 0. Those of `lag`
       know as well of the places between checkpoints that fit no worse, see `transition`, and are there without draws;
       those of `half_rise_lag` are then missing.
+    - `order`: `leads` where the curve is halfway (see `transition`) at a checkpoint at which the other is not yet, by
+      95 % of the draws of both, `follows` the other way round, `cannot be told` where they are halfway between the same
+      checkpoints; `does not grow` or `nothing to lead` where the gain of the curve, or of the other, is not above 0.
     - `spacing`: decades between the checkpoints around the transitions, the wider of the two: what is closer together
       is seen as one.
     - `spearman`: rank correlation of the two over checkpoints. Two curves that rise correlate whatever they are, so
@@ -58,11 +62,22 @@ def coincidence(curve: Curve, other: Curve, seed: int = 0) -> dict:
     out["spacing"] = np.nan
     if np.isfinite(at - theirs_at).all():
         out["spacing"] = float(max(np.diff(x)[gap(x, place[0])] for place in (at, theirs_at)))
+    out["order"] = order(halfway(curve), halfway(other))
     changes, theirs = (np.diff(c.values) / np.diff(x) for c in (curve, other))
     rng = np.random.default_rng([seed, 3])
     shuffled = np.stack([changes, *(rng.permutation(changes) for _ in range(N_NULL))])
     levels = np.cumsum(np.c_[np.full(len(shuffled), curve.values[0]), shuffled * np.diff(x)], axis=1)
     return out | _correlation("spearman", levels, other.values) | _correlation("spearman_changes", shuffled, theirs)
+
+
+def order(own: Any, other: Any) -> str:
+    """`order` of `coincidence`, of two rows of `transitions`; a gain without an interval counts as it is."""
+    for row, said in ((other, "nothing to lead"), (own, "does not grow")):
+        if not (row["gain"] if np.isnan(row["gain_low"]) else row["gain_low"]) > 0:
+            return said
+    if own["halfway_to"] <= other["halfway_from"]:
+        return "leads"
+    return "follows" if own["halfway_from"] >= other["halfway_to"] else "cannot be told"
 
 
 def _lag(name: str, lags: Float[ndarray, " draw"]) -> dict[str, float]:

@@ -28,8 +28,9 @@ N_NULL = 499
 N_PLACES = 400  # drawn where a curve has no draws of its own
 LEVEL = 0.05
 FINEST = 0.01  # of the spread of a curve: closer than that no sigmoid is taken at its word
-_FITTED = tuple(name + end for name in ("step", "width", "half_rise") for end in ("", "_low", "_high")) + (
-    "start", "end", "bic_gain", "p_value", "steepest_from", "steepest_to", "between_from", "between_to")
+_FITTED = tuple(name + end for name in ("step", "width", "half_rise", "gain") for end in ("", "_low", "_high")) + (
+    "start", "end", "bic_gain", "p_value", "steepest_from", "steepest_to", "between_from", "between_to", "halfway_from",
+    "halfway_to")
 _TEN_TO_NINETY = 2 * np.log(9)
 _BLOCK = 128
 
@@ -50,8 +51,11 @@ def transition(curve: Curve, seed: int = 0) -> dict:
       `between_from`, `between_to`: the neighbouring checkpoints around the centre.
     - `bic_gain`: BIC of the best straight line in log step minus that of the sigmoid, for errors of one unknown size.
       `p_value`: how often that line with noise of its size gains as much, since a sigmoid bends to noise more than two
-      numbers should. `sharp`: the gain is above 0, p below 0.05, and two checkpoints follow the centre.
+      numbers should. `sharp`: the gain is above 0, p below 0.05, and the centre lies after the first checkpoint that
+      was trained and before the last but one.
     - `half_rise`: where it first crosses halfway from `first` to `last`, on straight lines between checkpoints.
+      `halfway_from`, `halfway_to`: the checkpoints between which it does, widened to 95 % of the draws: all that is
+      known where there is no sigmoid. `gain`: `last` minus `first`.
     - `steepest_from`, `steepest_to`: the neighbouring checkpoints between which it changes most per decade.
 
     `_low` and `_high` are 95 % percentile intervals over the curve's draws, which know of the groups it was scored on
@@ -68,13 +72,26 @@ def transition(curve: Curve, seed: int = 0) -> dict:
     places, widths = likely_sigmoids(curve, np.random.default_rng([seed, 4]))
     start, end = _levels(x, y, place[0], width[0])
     gain, p = _gain(share[0], len(x)), _p_of_line(x, y, share[0], seed)
-    inside = x[0] + PLACE < place[0] <= x[-2]  # a rise that has only begun has no place yet
+    inside = x[1] < place[0] <= x[-2]  # a rise that has only begun has no place yet, one before the first step none
     steepest, around = int(np.argmax(np.abs(np.diff(y) / np.diff(x)))), gap(x, place[0])
-    return out | _interval("step", 10 ** np.r_[place, places]) | _interval("width", np.r_[width, widths]) | _interval(
-        "half_rise", 10 ** half_rise(x, np.concatenate([y[None], curve.draws.reshape(-1, len(x))]))) | dict(
+    return out | _interval("step", 10 ** np.r_[place, places]) | _interval("width", np.r_[width, widths]) | halfway(
+        curve) | dict(
         start=start, end=end, bic_gain=gain, p_value=p, sharp=bool(gain > 0 and p < LEVEL and inside),
         steepest_from=float(curve.steps[steepest]), steepest_to=float(curve.steps[steepest + 1]),
         between_from=float(curve.steps[around]), between_to=float(curve.steps[around + 1]))
+
+
+def halfway(curve: Curve) -> dict[str, float]:
+    """`gain`, `half_rise`, `halfway_from` and `halfway_to` of `transition`: no shape is fitted."""
+    every = np.concatenate([curve.values[None], curve.draws.reshape(-1, len(curve.x))])
+    crossed = half_rise(curve.x, every)
+    after = np.searchsorted(curve.x, crossed[np.isfinite(crossed)]).clip(1)
+    around = np.nan, np.nan
+    if len(after):
+        around = (float(np.percentile(curve.steps[after - 1], 2.5, method="lower")),
+                  float(np.percentile(curve.steps[after], 97.5, method="higher")))
+    return _interval("gain", every[:, -1] - every[:, 0]) | _interval("half_rise", 10**crossed) | dict(
+        halfway_from=around[0], halfway_to=around[1])
 
 
 def gap(x: Float[ndarray, " step"], place: float) -> int:

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.stats import spearmanr
 
-from probing.formation import Curve, coincidence, coincidences, transition, transitions
+from probing.formation import Curve, coincidence, coincidences, order, transition, transitions
 
 STEPS = np.r_[0, np.unique(np.round(2 ** np.arange(4, 13, 0.5)).astype(int))]  # 0, 16, 23, 32, ... 2896
 
@@ -160,8 +160,29 @@ def test_a_known_lag_is_recovered_and_its_interval_tells_it_from_none():
     assert apart["lag_high"] < 0 and apart["lag_p"] < 0.02
     assert together["lag_low"] < 0 < together["lag_high"] and together["lag_p"] > 0.05
     assert apart["half_rise_lag"] == pytest.approx(apart["lag"], abs=0.1)
+    assert apart["order"] == "leads" and together["order"] == "cannot be told"
     back = coincidence(later, probe)
+    assert back["order"] == "follows"
     assert back["lag"] == pytest.approx(-apart["lag"]) and back["lag_low"] == pytest.approx(-apart["lag_high"])
+
+
+def test_what_is_halfway_needs_no_shape():
+    """A curve that peaks and falls back: halfway where it first crosses half of its gain, by every draw."""
+    rng, line = np.random.default_rng(0), np.r_[0.2, 0.2, 0.2, 0.25, 0.9, np.full(len(STEPS) - 5, 0.6)]
+    gain = line[:, None] + rng.normal(scale=0.02, size=(len(STEPS), 50))
+    found = transition(Curve.of_groups("peak", STEPS, gain, np.ones_like(gain), 200))
+    assert (found["halfway_from"], found["halfway_to"]) == (STEPS[3], STEPS[4])
+    assert found["gain_low"] < 0.4 < found["gain_high"] and found["half_rise_low"] >= STEPS[3]
+    stays = transition(Curve.of_groups("stays", STEPS, np.full_like(gain, 0.3), np.ones_like(gain), 50))
+    assert np.isnan(stays["halfway_from"])
+    assert order(found, stays) == "nothing to lead" and order(stays | {"gain": 0, "gain_low": np.nan}, found) == \
+        "does not grow"
+
+
+def test_a_rise_before_the_first_trained_checkpoint_has_no_place():
+    line = np.r_[0.1, np.full(len(STEPS) - 1, 0.9)]
+    found = transition(noisy(line, 0))
+    assert found["halfway_from"] == 0 and found["halfway_to"] == STEPS[1] and not found["sharp"]
 
 
 def test_rank_correlations_are_scipys_and_rising_together_is_no_evidence():
