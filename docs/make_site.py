@@ -143,11 +143,11 @@ def _definition(public: Public, links: dict[str, str], level: str) -> list[str]:
 
 
 def _checks(public: Public) -> str:
-    """The tests about a name, as the sentences that their names are."""
-    found = []
-    for file, tests in _tests(ROOT / "tests" / public.package.replace(".", "/")).items():
-        about = file.stem == f"test{public.file.stem}"  # test_mass_mean.py is about _mass_mean.py
-        said = [name for name, words in tests.items() if about or public.name in words]
+    """The tests about a name, as the sentences that their names are; its own file first."""
+    found, own = [], f"test{public.file.stem}"  # test_mass_mean.py is about _mass_mean.py
+    tested = _tests(ROOT / "tests" / public.package.replace(".", "/"))
+    for file, tests in sorted(tested.items(), key=lambda item: item[0].stem != own):
+        said = [name for name, words in tests.items() if file.stem == own or public.name in words]
         if said:
             found.append(f"`{file.relative_to(ROOT)}`\n\n" + "\n".join(f"- {_sentence(name)}" for name in said))
     return "\n\n".join(found)

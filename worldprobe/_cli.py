@@ -17,11 +17,12 @@ A task has a study where its folder says what one asks (`tasks._study`), which `
 module `worldprobe/_TASK.py` with `run(out, ...)`, `reproduce(out, ...)` and `plan(...)` is one of its own. Either is
 imported only when it is asked for: building this parser loads neither torch nor pandas. Options that are not given are
 not passed, so the defaults are those of the functions. Exit codes: 0, 1 when a reproduced check or a cell of a sweep
-fails, a store is damaged or a submission is refused, 2 for an error, 130 for Ctrl-C. An error is one line; --debug shows
-its traceback.
+fails, a store is damaged or a submission is refused, 2 for an error, 130 for Ctrl-C. An error is one line; --debug
+shows its traceback.
 """
 
 import argparse
+import errno
 import importlib
 import json
 import math
@@ -40,8 +41,8 @@ _INTERVENE_EXAMPLES = """examples:
   worldprobe intervene othello --model othello-6x6 --with size=6 --with edit=erase --windows --out runs/erase
   worldprobe intervene othello --target e6 --price 0.01 --out runs/e6
 """
-_EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check or a cell of a sweep fails, a store is damaged or a submission "
-               "is refused; 2 for an error; 130 for Ctrl-C.")
+_EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check or a cell of a sweep fails, a store is damaged or a "
+               "submission is refused; 2 for an error; 130 for Ctrl-C.")
 EXPERIMENTS = ("formation", "universality")  # can be reproduced and belong to no task; worldprobe/_NAME.py
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
@@ -407,6 +408,8 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.strerror}; free some, and the same command again goes on where this one stopped"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"cannot use {error.filename}: {error.strerror}; name a path that can be read and written"
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())

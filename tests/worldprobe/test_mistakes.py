@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from transformers import BertConfig, BertForMaskedLM
@@ -162,7 +165,7 @@ def staged(monkeypatch, tmp_path):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(where)])
     assert _cli.main(["run", "staged", "--out", str(tmp_path / "run")]) == 0
     yield tmp_path / "run"
-    del __import__("sys").modules["worldprobe._staged"]
+    del sys.modules["worldprobe._staged"]
 
 
 def test_a_damaged_stage_is_named_with_both_hashes(capsys, staged):
@@ -184,6 +187,14 @@ def test_a_folder_that_cannot_be_written_is_named(capsys, tmp_path):
     tmp_path.chmod(0o500)
     code, _, err = call(capsys, "run", "decoy", "--out", str(tmp_path / "run"))
     assert code == 2 and str(tmp_path / "run") in err[-1] and "Permission denied" in err[-1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "worldprobe", "models", "path", "decoy"], stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode in (2, 120) and "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_exit_codes_are_in_the_help_and_are_those(capsys, folder, tmp_path):
