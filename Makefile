@@ -8,13 +8,19 @@ STAMP := $(VENV)/.installed
 # a process per core, each with one thread: two threads beside another busy process crawl
 TEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-all docs clean
+# in the order of their rows
+BOARD := othello othello-intervene maze space_time truthfulness
+
+.PHONY: help demo board test test-all docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /make \1	/p' Makefile
 
 demo: $(STAMP)  ## the main job on the shipped Othello model; the last line is the path of the report
 	$(VENV)/bin/worldprobe run othello --quick --out runs/demo
+
+board: $(STAMP)  ## the leaderboard of our reference results: site/index.html
+	$(VENV)/bin/worldprobe leaderboard build $(addprefix benchmarks/results/,$(addsuffix .parquet,$(BOARD))) --out site
 
 test: $(STAMP)  ## the tests, with ruff and mypy among them
 	$(TEST) -m "not slow"

@@ -37,6 +37,7 @@ def board_rows(table: pd.DataFrame, metadata: Mapping | None = None) -> pd.DataF
             the cases set aside: change -> place -> `VERB DIRECTION`, the best first.
     """
     table = table[~table["revision"].fillna("").str.startswith("step ")]
+    table = table.astype(dict.fromkeys(table.columns[table.dtypes == "str"], object))  # of which rows are taken faster
     free = table[table["model"].isna()]  # controls that need no model hold for all
     lines = []
     for who, rows in table[table["model"].notna()].groupby(_WHO, sort=False, dropna=False):
@@ -163,7 +164,7 @@ def _one_of(ways: list[tuple[Arm, dict]], metadata: Mapping) -> dict:
         shown.append(found | {how: said})
     best = max(shown, key=lambda found: found[by])
     if len(shown) > 1:
-        best = best | {how: f"{best[how]}; of {len(shown)} changes the one that did most"}
+        best = best | {how: f"{best[how]}; the largest of {len(shown)} changes"}
     return best | ({"n_edits": len(ways)} if by == "effect" else {})
 
 

@@ -68,6 +68,11 @@ def position_picture(position: Position, title: str = "") -> Svg:
     return _document([(title, _boards(position, None))])
 
 
+def positions_picture(positions: Sequence[tuple[str, Position]]) -> Svg:
+    """The same for several positions, one below the other, each under its title."""
+    return _document([(title, _boards(position, None)) for title, position in positions])
+
+
 def edit_picture(before: Position, after: Position, square: int, title: str = "") -> Svg:
     """The three boards before and after one square was changed inside the model; `after.truth` is the board meant."""
     name = square_name(square, isqrt(len(before.truth)))

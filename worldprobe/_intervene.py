@@ -164,7 +164,9 @@ def study(out: str | Path, task: str, model: str | None, *, labels, edits, direc
                 patched(), patched().given, directions=[verb], n_random=N_RANDOM, seed=seed)))
     table = results_frame(pd.concat(tables, ignore_index=True).to_dict("records"))
     table = table.drop_duplicates(ignore_index=True)  # the unedited runs, which both directions of patching name
-    write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
+    write_results(table, folder.path / "results.parquet", {
+        "config": config, **folder.environment(),
+        "set_aside": {label: _ranked(chosen, found) for label, found in doses.items()}})
     return Study(folder, asked, chosen, table, pd.concat(scans, ignore_index=True), doses, sites, singles,
                  config)
 
@@ -228,6 +230,12 @@ def _chosen(scan: pd.DataFrame, m: Method) -> Dose:
     if not m.removes:
         return best_dose(scan)
     return best_dose(scan.assign(value=-scan["value"]))
+
+
+def _ranked(chosen: Sequence[Method], doses: Mapping[str, Dose]) -> dict[str, list[str]]:
+    """Place -> ways to write as `VERB DIRECTION`, the best on the cases set aside first, for the leaderboard."""
+    writing = sorted((m for m in chosen if not m.removes), key=lambda m: doses[m.name].value)
+    return {"last": [f"{m.verb} {m.direction}" for m in writing]} if writing else {}
 
 
 def _headline(table: pd.DataFrame, dose: Dose) -> str:

@@ -169,7 +169,9 @@ def study(out: str | Path, model: str, *, games: int | None, cases: str | None, 
         tables += reported
         scans += scanned
     table = correct_p_values(results_frame(pd.concat(tables, ignore_index=True).to_dict("records")))
-    write_results(table, folder.path / "results.parquet", {"config": config, **folder.environment()})
+    ways = sorted((best_dose(scan).value, f"{scan['intervention'].iloc[0]} {scan['probe'].iloc[0]}") for scan in scans)
+    write_results(table, folder.path / "results.parquet", {
+        "config": config, **folder.environment(), "set_aside": {"mine_theirs": {"last": [way for _, way in ways]}}})
     return Study(folder, bridge, prompts, site_weights, table, scans, config)
 
 

@@ -16,7 +16,9 @@ from tasks.othello._tokens import token_squares
 from . import _boards
 from ._othello import Study
 from ._othello_edits import COLOUR_OF, METHODS, Handles, tensor
+from ._othello_items import board_samples, boards_section, read_boards
 from ._report import Exhibit, Section, Table, write_report
+from ._samples import write_samples
 from ._sections import effect_section, headline, probe_section
 from ._verdicts import verdicts
 
@@ -34,6 +36,7 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
     everything = pd.concat([table, *scans], ignore_index=True)
     n_test = prompts.examples.loc[prompts.rows("test"), "prompt"].nunique()
     cases = othello.cases(config["cases"], "flip", config["n_cases"], config["size"], config["seed"])
+    boards = read_boards(study)
     pictures, maps = edit_exhibits(model, prompts, weights, cases, scans, config["seed"])
     summary = [
         f"Does the model {known.name} hold the state of an Othello board in its hidden states, and does it use it? It "
@@ -58,7 +61,9 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
         Section("One disc at a time", "The chosen flip on single boards, and what the most likely move rests on.",
                 [*pictures, *maps]),
         Section("What the edit leaves behind", after_text(table), (), [follow_table(table)]),
+        boards_section(study, *boards),
     ]
+    write_samples(folder.path / "results.parquet", board_samples(study, *boards))
     about = folder.environment()
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(config), **about,
            "citation": "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for "

@@ -18,7 +18,7 @@ from ._study import Done
 SHOWN = 3  # of either end
 NAMED = 3  # targets that are named
 DIGITS = 4  # after the point, of what is read, in the data
-BEFORE = 40  # words of a prompt in the page; the rows have all
+BEFORE = 14  # words of a prompt in the page; the rows have all
 
 
 def items_section(done: Done) -> Section | None:

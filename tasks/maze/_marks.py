@@ -4,6 +4,7 @@ Colours are those of the reports' light theme, so that a page can turn them dark
 along. Coordinates are those of the lattice's upper left corner.
 """
 
+import re
 import textwrap
 from collections.abc import Sequence
 from html import escape
@@ -45,6 +46,16 @@ def document(panels: Sequence[Panel], shape: Shape, legend: Sequence[tuple[str, 
     above = text(0, 14, title, 13.5, INK, "start", bold=True) if title else ""
     return Svg(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
                f'height="{height:.0f}" font-family="{escape(FONT)}">{above}{"".join(parts)}{"".join(keys)}</svg>')
+
+
+def stacked(rows: Sequence[Svg]) -> Svg:
+    """Documents, one below the other."""
+    sizes = [[float(v) for v in re.findall(r'viewBox="0 0 (\S+) (\S+)"', row)[0]] for row in rows]
+    tops = [sum(high for _, high in sizes[:i]) for i in range(len(rows))]
+    width, height = max(wide for wide, _ in sizes), sum(high for _, high in sizes)
+    parts = [f'<g transform="translate(0,{top:g})">{row}</g>' for row, top in zip(rows, tops, strict=True)]
+    return Svg(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+               f'height="{height:.0f}">{"".join(parts)}</svg>')
 
 
 def drawn_panel(panel: Panel, shape: Shape, lines: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from ._marks import (
     ring,
     ring_swatch,
     shade,
+    stacked,
     swatch,
     target,
     trail,
@@ -61,10 +62,11 @@ def map_picture(mazes: Mazes, row: int, passage: Passages | Mapping[str, Passage
 
 
 def examples_picture(panels: Sequence[tuple[str, Mazes, Passages]]) -> Svg:
-    """Several mazes as a probe reads them: (title, one maze, probability of a passage at each edge) for each."""
+    """Several mazes as a probe reads them, three in a row: (title, one maze, probability of a passage at each edge)."""
     drawn = [_map_panel(name, mazes, 0, passage, [c for c in mazes.paths[0].tolist() if c >= 0], None)
              for name, mazes, passage in panels]
-    return document(drawn, panels[0][1].shape, _map_legend(read=True, walked=False))
+    shape, legend = panels[0][1].shape, _map_legend(read=True, walked=False)
+    return stacked([document(drawn[i : i + 3], shape, [] if i else legend) for i in range(0, len(drawn), 3)])
 
 
 def _map_legend(read: bool, walked: bool) -> list[tuple[str, str]]:

@@ -65,14 +65,16 @@ def of_names(reading: str, distance: Distance, unit: str, found: Found) -> Seque
 
 
 def examples(land: bool, found: Found, reading: str, rows: Sequence[int], names: Sequence[str]) -> str:
-    """Some test names where they are, or when they were, and as they are read; orange: the worst."""
-    read, k = found.readings[reading], list(rows)
-    worst = np.array([name.startswith("worst") for name in names])
+    """The test names that are read best and worst: where they are, or when they were, and as they are read."""
+    read, k = found.readings[reading], np.asarray(rows, np.int64)
+    best = np.array([name.startswith("best") for name in names])
     if "place" in read.prompts.schemes:
-        return map_picture([Map("Best and worst read", _truth(read, "place")[k], read.values[k], worst, read.where)],
-                           land=land)
-    return time_picture(_truth(read, "time")[k, 0], read.values[k, 0], title="Best and worst read",
-                        unit="time" if not land else "year", marked=worst)
+        true, said = _truth(read, "place"), read.values
+        return map_picture([Map(title, true[k[some]], said[k[some]], None, read.where) for title, some in
+                            (("Best read", best), ("Worst read", ~best)) if some.any()], land=land, columns=2,
+                           regions=None if land else {"": true})
+    return time_picture(_truth(read, "time")[k, 0], read.values[k, 0], title="Blue: best read; orange: worst",
+                        unit="year" if land else "time", marked=~best)
 
 
 def neurons(rows: pd.DataFrame) -> Picture:
