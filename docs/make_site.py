@@ -2,7 +2,8 @@
 
 The README is the front page and the pages in this folder stand as they are. Added are a page per probe and per edit
 and the reference of all public names, from docstrings; the command reference, from the parser; and on the page of a
-task what its module says, with the cards of its reference models. Nothing that is made here is committed.
+task what its module says, with the cards of its reference models. Notebooks stand in it where `docs/make_notebooks.py
+build/notebooks` has run them. Nothing that is made here is committed.
 """
 
 import ast
@@ -15,8 +16,8 @@ from pathlib import Path
 from command_page import command_page
 from docstrings import PACKAGES, ROOT, Public, markdown, methods, public_names, signature, tree
 
-DOCS = ROOT / "docs"
-START = ("quickstart", "concepts", "commands")
+DOCS, NOTEBOOKS = ROOT / "docs", ROOT / "build" / "notebooks"
+START = ("quickstart", "your_own", "concepts", "commands")
 TASKS = ("othello", "maze", "space_time", "truthfulness", "decoy")
 METHODS = ("probes", "edits", "interventions", "formation")
 LISTED = {"probes": "probing", "edits": "interventions"}  # page with tables of methods -> package that has them
@@ -50,6 +51,7 @@ def assemble(pages: Path) -> None:
         texts[f"docs/{page}.md"] = _linked_tables(texts[f"docs/{page}.md"], links) + _toctree(
             "", [f"/reference/{page}/{name}" for name in methods_listed(page)])
     texts["docs/commands.md"] = command_page()
+    texts |= {f"notebooks/{file.name}": file.read_text(encoding="utf-8") for file in sorted(NOTEBOOKS.glob("*.md"))}
     for package in PACKAGES:
         texts[f"api/{package.replace('.', '_')}.md"] = package_page(package, names[package], own, links)
     texts["index.md"] = (ROOT / "README.md").read_text(encoding="utf-8") + contents(texts)
@@ -59,7 +61,7 @@ def assemble(pages: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         for target in relative_links(text):
-            there = (ROOT / name).parent / target
+            there = (NOTEBOOKS.parent if name.startswith("notebooks/") else ROOT) / Path(name).parent / target
             if there.is_file() and there.suffix != ".md":
                 (file.parent / target).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(there, file.parent / target)
@@ -69,9 +71,12 @@ def contents(texts: dict[str, str]) -> str:
     """The tree of pages, for the sidebar. A page of `docs` that is named nowhere stands under results."""
     docs = [name.removeprefix("docs/").removesuffix(".md") for name in texts if name.startswith("docs/")]
     rest = [name for name in docs if name not in {*START, *TASKS, *METHODS}]
+    stories = [f"/{name.removesuffix('.md')}" for name in texts if name.startswith("notebooks/")]
     return "".join(_toctree(caption, pages) for caption, pages in (
-        ("Start", [f"/docs/{name}" for name in START]), ("Worlds", [f"/docs/{name}" for name in TASKS]),
+        ("Start", [f"/docs/{name}" for name in START if name in docs]),
+        ("Worlds", [f"/docs/{name}" for name in TASKS]),
         ("Methods", [f"/docs/{name}" for name in METHODS if name in docs]),
+        *([("Stories", stories)] if stories else []),
         ("Running, results", [f"/docs/{name}" for name in rest]),
         ("Reference", [f"/api/{package.replace('.', '_')}" for package in PACKAGES]),
         ("Project", ["/CHANGELOG", "/LOG"])))

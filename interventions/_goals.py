@@ -39,4 +39,4 @@ def move_all_to(
         gap = c.at(x, rows) - torch.einsum("bd,bkd->bk", x, r.at(x, rows).expand(len(x), -1, -1))
         return x + alpha * torch.einsum("bk,bdk->bd", gap, w.at(x, rows).expand(len(x), -1, -1))
 
-    return _edit(change, r, w, c, width=read.shape[-1])
+    return _edit(f"move_to goals, {alpha:g} of the way", change, r, w, c, width=read.shape[-1])

@@ -6,7 +6,76 @@
     probe = probing.best(table)                      # chosen on validation
 """
 
+# ruff: noqa: F401  (__all__ is made of _NAMES)
+
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not see through __getattr__
+    from ._activations import Activations
+    from ._attention import AttentionProbe, pool
+    from ._calibration import calibration, expected_calibration_error, fit_platt, fit_temperature
+    from ._categorical import (
+        category_hierarchy,
+        category_separation,
+        category_simplex,
+        category_vector,
+        category_vectors,
+    )
+    from ._causal_inner_product import (
+        CausalInnerProduct,
+        causal_inner_product,
+        concept_cosines,
+        concept_direction,
+        project_pairs,
+        unembedding,
+    )
+    from ._cav import CAVProbe, coherence
+    from ._ccs import CCSProbe, ccs_loss
+    from ._circular import CircularProbe, circular_controls, circular_error, on_circle
+    from ._compare import compare_subspaces, random_angles, row_space
+    from ._components import principal_components, whitener
+    from ._control_tasks import control_ceiling, control_labels, selectivity
+    from ._design import Design
+    from ._encoding import EncodingProbe, class_means, encoding_patterns
+    from ._extract import extract
+    from ._guards import check_fits
+    from ._identity import identify
+    from ._input_only import input_features, input_types
+    from ._intrinsic import GaussianProbe
+    from ._irreducibility import mixture_index, separability_index
+    from ._lat import LATProbe
+    from ._latent_intrinsic import LatentIntrinsicProbe
+    from ._lda import LDAProbe
+    from ._learning_curve import learning_curve
+    from ._logistic import LogisticProbe, fit_logistic
+    from ._low_rank import LowRankProbe, rank_for
+    from ._mass_mean import MassMeanProbe
+    from ._mdl import online_code, online_code_lengths
+    from ._mlp import MLPProbe
+    from ._mlp_regressor import MLPRegressorProbe
+    from ._models import load_model, random_init
+    from ._moments import Moments
+    from ._numerics import check_numerics
+    from ._onion import OnionProbe
+    from ._rankings import rank_neurons
+    from ._reading import read_batches
+    from ._result_files import read_results, write_results
+    from ._results import results_frame, validate
+    from ._ridge import RidgeProbe
+    from ._scatter import Scatter
+    from ._significance import benjamini_hochberg, holm, paired_difference, permutation_p
+    from ._sites import Site, residual_sites
+    from ._sparse import KSparseProbe, monosemantic, sparse_sweep
+    from ._statistics import bootstrap_mean, bootstrap_ratio
+    from ._store_files import StoreError
+    from ._stream import StreamedMoments, stream
+    from ._structural import StructuralProbe, node_pairs
+    from ._subspaces import Subspace
+    from ._summary import summary
+    from ._sweep import Sweep, best, correct_p_values, sweep
+    from ._ttpd import TTPDProbe
+    from ._v_information import pointwise_v_information, v_information
 
 _NAMES = {  # module -> what it offers; loaded when first used: `import probing` and --help do not wait for torch
     "_activations": "Activations",

@@ -86,6 +86,7 @@ def _sure(model: Any, task: str, answers: Answers, test: Int[ndarray, " question
     said = answers.prompts(answers.drawn[:, 0])
     known, C = ~said.rows("test"), best["penalty"] if best["penalty"] == best["penalty"] else 1.0
     X, Z = (extract(model, prompts, [site], random_init=seed, cache=False) for prompts in (said, every))
+    assert X.random_init is not None and Z.random_init is not None  # asked for above
     found = {}
     for control, x, z in ((None, X[site], Z[site]), ("random_init", X.random_init[site], Z.random_init[site])):
         probe = LogisticProbe(C=C, tol=1e-2).fit(np.asarray(x)[known], said.labels("right")[known, 0])
