@@ -5,7 +5,8 @@
 
 Forward passes are counted (2 x parameters per token), not measured; fits are measured here at small widths and
 extended by the law of their algorithm, seconds = a + b n d T + c n d^2 + e d^3 (n examples, d width, T columns:
-targets, times classes but one), whose coefficients are fitted to the timings, none below 0. Every assumption is printed.
+targets, times classes but one), whose coefficients are fitted to the timings, none below 0. The assumptions are
+printed.
 """
 
 import argparse
@@ -121,8 +122,10 @@ def costs(model: Shape, laws: dict[str, np.ndarray], seeds: Sequence[int] = (0,)
         each = groups["tokens"].sum() / groups["prompts"].sum() * assumed.tokens_per_word
         edits = 2 * model.parameters * each * assumed.cases * RUNS * assumed.doses * assumed.prefix
         edits *= sites * len(probes)
-        fits = sum(float(features(row.examples, model.d_model, row.targets * max(1, row.classes - 1)) @ laws[row.probe])
-                   for row in probes.itertuples()) * sites * (2 + assumed.twin)  # its own labels, shuffled ones, random weights
+        columns = probes["targets"] * (probes["classes"] - 1).clip(lower=1)
+        each_fit = [features(n, model.d_model, t) @ laws[p] for n, t, p in
+                    zip(probes["examples"], columns, probes["probe"], strict=True)]
+        fits = float(sum(each_fit)) * sites * (2 + assumed.twin)  # its own labels, shuffled ones, random weights
         stored = groups["examples"].sum() * sites * model.d_model * assumed.itemsize * (1 + assumed.twin)
         rows.append({"task": task, "prompts": groups["prompts"].sum(), "tokens, M": tokens / 1e6,
                      "examples": groups["examples"].sum(), "reading, GPU h": reads / speed / 3600 * model.gpus,

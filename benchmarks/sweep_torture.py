@@ -129,7 +129,8 @@ def attack_processes(out: Path, given: dict, cache: Path, kills: int, cells: int
 
 def attack_slurm(out: Path, given: dict, cache: Path, kills: int, cells: int, rng: random.Random) -> Counter[str]:
     watched, done = Watched(out), Counter[str]()
-    words = command(out, given, cache, "--executor", "slurm", "--workers", "2", "--time-limit", "2")
+    words = command(out, given, cache, "--executor", "slurm", "--workers", "2", "--time-limit", "4",
+                    "--mem", "2G")
     attacks = [attack for _ in range(-(-kills // 4)) for attack in ("requeued", "cancelled", "preempted",
                                                                     "command killed")]
     log = open(out.with_suffix(".log"), "ab")

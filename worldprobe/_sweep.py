@@ -108,6 +108,8 @@ def dry_run(out: str | Path, tasks: Sequence[str], models: Sequence[str] | None 
             workers: int | None = None, log: Callable[[str], None] = print, **given: Any) -> str:
     """What `sweep` with the same arguments would do: cells, bytes, memory and time, measured on a few prompts. Nothing
     is written to `out`."""
+    if executor not in EXECUTORS:
+        raise ValueError(no_such("executor", executor, EXECUTORS))
     known = {name: p.default for name, p in inspect.signature(sweep).parameters.items() if name in _ASKED}
     settings = settings_of(tasks, models, **known | given)
     cells = plan_cells(settings)

@@ -19,8 +19,9 @@ import pandas as pd
 FLOPS = 2e10  # of one core, about
 RUNS = 60  # of the model per dose of an effect: random directions, controls and side effects
 SIZES = (60, 240)  # prompts
-ROW = 9e-5  # seconds per row of the table at the end: reading, checking and writing it
+ROW = 6e-5  # seconds per row of the table at the end: checking and writing it
 END = 4.0  # seconds of the report
+START = 8.0  # seconds of a process before it does anything: torch and transformer-lens are imported
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 COPIES = 8  # of a site's activations that a fit holds in float32, about: both models, float64, standardised
 
@@ -39,16 +40,16 @@ def guess(cell: Mapping[str, Any], settings: Mapping[str, Any]) -> float:
 
 
 def measured(settings: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with `seconds`, `rows` and `bytes` as measured; `setup` (seconds) stands in the first cell of every
-    group, 0 elsewhere."""
-    cells = cells.assign(seconds=np.nan, rows=0.0, bytes=0.0, setup=0.0)
+    """The cells with `seconds`, `rows`, `bytes` and, for the end, seconds to `read` as measured; `setup` seconds stand
+    in the first cell of every group, 0 elsewhere."""
+    cells = cells.assign(seconds=np.nan, rows=0.0, bytes=0.0, read=0.0, setup=0.0)
     kinds = ["task", "model", "load"]
     for _, of in cells.groupby(kinds, sort=False):
         first = of[of["seed"] == of["seed"].iloc[0]]
         sizes = sorted({min(n, int(first["prompts"].iloc[0])) for n in SIZES})
         points = [_at(settings, first.assign(prompts=n)) for n in sizes]
         lines = {key: _line(sizes, [p[key] for p in points], int(first["prompts"].iloc[0])) for key in points[-1]}
-        for key, (seconds, rows, size) in lines.items():
+        for key, (seconds, rows, size, read) in lines.items():
             if key == "setup":
                 heads = of.drop_duplicates("group").index
                 cells.loc[heads, "setup"] = seconds
@@ -57,11 +58,12 @@ def measured(settings: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
             n_sites = of.loc[same, "sites"].str.split().str.len().clip(lower=1)
             cells.loc[same, "seconds"] = seconds * n_sites
             cells.loc[same, "rows"], cells.loc[same, "bytes"] = rows * n_sites, size * n_sites
+            cells.loc[same, "read"] = read
     return cells
 
 
 def _at(settings: Mapping[str, Any], cells: pd.DataFrame) -> dict[Any, np.ndarray]:
-    """(seconds, rows, bytes) of one cell of every kind, and of `setup`, with this number of prompts."""
+    """(seconds, rows, bytes, seconds to read) of a cell of every kind, and of `setup`, with this number of prompts."""
     from probing._threads import single_threaded
 
     from ._sweep_cells import Bench
@@ -74,7 +76,7 @@ def _at(settings: Mapping[str, Any], cells: pd.DataFrame) -> dict[Any, np.ndarra
         Bench(cells, {**settings, "cache": f"{scratch}/warm"}, models)  # what only the first one in a process pays
         began = _clock(models)
         bench = Bench(cells, {**settings, "cache": f"{scratch}/cache"}, models)
-        found["setup"] = np.array([_clock(models) - began, 0, 0])
+        found["setup"] = np.array([_clock(models) - began, 0, 0, 0])
         for key, same in cells.groupby(["kind", "label", "reading", "probe"], sort=False):
             cell = same.iloc[len(same) // 2].copy()
             cell["sites"] = " ".join(cell["sites"].split()[:1])
@@ -83,8 +85,11 @@ def _at(settings: Mapping[str, Any], cells: pd.DataFrame) -> dict[Any, np.ndarra
                 rows = bench.rows(cell)
                 folder.write(cell["cell"], rows)
                 spent = _clock(models) - began
+            began = _clock(models)
+            folder.read(cell["cell"])
+            read = _clock(models) - began
             size = sum(file.stat().st_size for file in folder.cells.glob(f"{cell['cell']}.*"))
-            found[key] = np.array([spent, len(rows), size])
+            found[key] = np.array([spent, len(rows), size, read])
     return found
 
 
@@ -135,8 +140,10 @@ def summary(settings: Mapping[str, Any], cells: pd.DataFrame, done: set[str], wo
         lines.append(f"{task}, {label}{place}: {of['prompts'].iloc[0]:,} prompts, about {of['examples'].iloc[0]:,.0f} "
                      f"examples, {of['targets'].iloc[0]} targets; {', '.join(probes)}")
     work = left["seconds"].sum() + left.groupby("group")["setup"].max().sum()
-    end = ROW * cells["rows"].sum() + END
-    clock = max(work / workers, left.groupby("unit")["seconds"].sum().max() if len(left) else 0.0) + end
+    end = ROW * cells["rows"].sum() + cells["read"].sum() + END
+    longest = left.groupby("unit")["seconds"].sum().max() if len(left) else 0.0
+    clock = START * (1 if executor == "serial" else 2) + max(work / workers, longest) + end
+    work += START * (1 if executor == "serial" else 1 + workers)
     if done & set(cells["cell"]):
         lines.append(f"done before: {len(cells) - len(left):,}, left: {len(left):,}")
     from ._sweep_status import duration

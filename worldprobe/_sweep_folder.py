@@ -13,10 +13,14 @@ A lock is the system's (flock): it ends with its process, however that ends.
 """
 
 import fcntl
+import getpass
 import json
 import os
+import shutil
 import socket
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,6 +84,12 @@ class SweepFolder:
         found = load_stage(record)
         assert isinstance(found, pd.DataFrame)
         return found
+
+    def jobs(self) -> list[str]:
+        """Ids of the jobs that were submitted for this sweep, whether they still live or not."""
+        with suppress(OSError, ValueError):
+            return list(map(str, json.loads((self.path / "jobs.json").read_bytes())))
+        return []
 
     def session(self) -> dict[str, Any]:
         """When the present command began, and what was done before; {} where none ever did."""
@@ -190,15 +200,19 @@ class SweepFolder:
             os.close(descriptor)
 
     def discard(self) -> None:
-        """Removes what a sweep left, if there is one."""
-        import shutil
+        """Removes what a sweep left, if there is one.
 
+        Raises:
+            RunError: Another command leads it, or jobs on a cluster work on it.
+        """
         if not (self.path / "sweep.json").exists():
             return
         held = self.lock()
+        if alive := live(self.jobs()):
+            raise RunError(f"jobs of this sweep are in SLURM's queue; end them first: scancel {' '.join(alive)}")
         for folder in (self.cells, self.failed, self.units):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("plan.json", "plan.parquet", "session.json"):
+        for name in ("plan.json", "plan.parquet", "session.json", "jobs.json"):
             (self.path / name).unlink(missing_ok=True)
         del held
 
@@ -244,6 +258,22 @@ class Claim:
         """What workers had died over went well."""
         if self.deaths.pop(what, None):
             write_whole(self._file, _json(self.deaths))
+
+
+def live(jobs: list[str]) -> Counter[str]:
+    """Those of the jobs that SLURM still has in its queue, each with how many of its array there are; while the
+    controller does not answer, one of each."""
+    if not jobs:
+        return Counter()
+    try:
+        found = subprocess.run(["squeue", "--noheader", "--array", "--format=%F", "--user", getpass.getuser()],
+                               capture_output=True, text=True, timeout=60)
+    except (subprocess.TimeoutExpired, FileNotFoundError):
+        return Counter(jobs)
+    if found.returncode:
+        return Counter(jobs)
+    there = Counter(found.stdout.split())
+    return Counter({job: there[job] for job in jobs if there[job]})
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,11 +12,11 @@ import pandas as pd
 
 from probing import Site, results_frame, write_results
 from probing._probe_site import SiteResult, best_of_layers_rows
-from probing._results import COLUMNS, KEY
+from probing._results import KEY, MIN_DRAWS, _typed
 from probing._sweep import correct_p_values
 
 from ._report import Section, Table, write_report
-from ._rows import pick, with_interval
+from ._rows import pick, site_name, with_interval
 from ._run import RunError, code_digest, versions
 from ._sections import probe_section
 from ._sweep_cells import DRAW
@@ -45,10 +45,12 @@ def collect(folder: SweepFolder, cells: pd.DataFrame, correction: str) -> tuple[
     frames = {cell: folder.read(cell) for cell in kept["cell"]}
     tables = [results_frame([])]
     for _, group in kept.groupby(_CELL, sort=False, dropna=False):
-        found = [frames[cell] for cell in group["cell"]]
-        tables += [frame[frame[DRAW].isna()].drop(columns=DRAW) if DRAW in frame else frame for frame in found]
+        tables += [frames[cell] for cell in group["cell"]]
         tables.append(_best_of_layers(cells, group, frames))
-    table = results_frame(pd.DataFrame(pd.concat(tables, ignore_index=True), columns=list(COLUMNS)).to_dict("records"))
+    table = pd.concat(tables, ignore_index=True)
+    if DRAW in table:
+        table = table[table[DRAW].isna()].drop(columns=DRAW)
+    table = _typed(table.reset_index(drop=True), fill=True)
     _check_weights(table)
     return correct_p_values(table.drop_duplicates(KEY, ignore_index=True), correction), kept  # cells share their null
 
@@ -63,8 +65,9 @@ def _best_of_layers(plan: pd.DataFrame, group: pd.DataFrame, frames: Mapping[str
     seed = int(group["seed"].iloc[0])
     of_plan = plan[(plan[_CELL] == group[_CELL].iloc[0]).all(axis=1)] if len(group) else plan
     for probe, cells in group[group["kind"] == "probe"].groupby("probe", sort=False):
-        if len(cells) < len(of_plan[(of_plan["kind"] == "probe") & (of_plan["probe"] == probe)]):
-            continue
+        due = (of_plan["kind"] == "probe") & (of_plan["probe"] == probe)
+        if len(cells) < due.sum() or frames[cells["cell"].iloc[0]].get(DRAW, pd.Series([0])).max() < MIN_DRAWS - 1:
+            continue  # a layer is missing, or so few draws say nothing
         results = []
         for cell in cells["cell"]:
             frame = frames[cell]
@@ -128,9 +131,11 @@ def write(folder: SweepFolder, settings: Mapping[str, Any], cells: pd.DataFrame)
 
 
 def _summary(kept: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
-    said = [f"{len(kept):,} cells: {kept['model'].nunique()} models, {kept['label'].nunique()} labels, "
-            f"{kept.loc[kept['kind'] == 'probe', 'probe'].nunique()} probes, {kept['seed'].nunique()} seeds. A seed "
-            "draws the prompts, their split, the shuffled labels and the random weights anew."]
+    probes = kept[kept["kind"] == "probe"]
+    counts = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what in ("task", "model", "label", "probe", "seed")
+                       if (n := probes[what].nunique()))
+    said = [f"{len(kept):,} cells: {counts}. A seed draws the prompts, their split, the shuffled labels and the random "
+            "weights anew."]
     if missing := len(cells) - len(kept):
         said.append(f"{missing:,} cells are missing: they failed, or a control of theirs did.")
     return said
@@ -172,8 +177,8 @@ def _sections(table: pd.DataFrame) -> list[Section]:
     sections = [Section("All readings", (
         "Every probe at the layer that was best on validation, for each seed apart; its score on test is the mean over "
         "seeds, with the lowest and the highest. In brackets: the 95 % interval of the first seed."), (),
-        [Table("Best layer of every probe", pd.DataFrame([line for names, rows in readings
-                                                        for line in _lines(names, rows)]))])]
+        [Table("Best layer of every probe", _telling(pd.DataFrame([line for names, rows in readings
+                                                                  for line in _lines(names, rows)])))])]
     if len(effects := _effects(table)):
         sections.append(Section("What the model does with it", (
             "What writing along the direction of each probe does at the dose that takes one class mean to the other, "
@@ -201,7 +206,7 @@ def _lines(names: Mapping[str, Any], rows: pd.DataFrame) -> list[dict]:
         rival = rival[rival["control"].notna()].groupby("control", sort=False)["value"].mean()
         lines.append({"task": names["task"], "model": names["model"], "label": names["label"],
                       "place": names["place"], "probe": probe, "metric": metric,
-                      "layer": ", ".join(dict.fromkeys(f"{r['stream']} {r['layer']}" for r in best)),
+                      "at": ", ".join(dict.fromkeys(site_name(r) for r in best)),
                       "score": with_interval(float(scores.mean()), best[0]["ci_low"], best[0]["ci_high"]),
                       "of seeds": f"{scores.min():.3f} to {scores.max():.3f} ({len(scores)})",
                       "strongest control": f"{rival.idxmax()} {rival.max():.3f}" if len(rival) else None})
@@ -217,7 +222,15 @@ def _effects(table: pd.DataFrame) -> pd.DataFrame:
     band = pick(rows, control="random_direction").set_index(keys)
     for row in pick(rows, control=None).to_dict("records"):
         around = band.loc[[tuple(row[k] for k in keys)]].iloc[0]
-        lines.append({**{k: row[k] for k in keys}, "metric": metric,
-                      "effect": with_interval(row["value"], row["ci_low"], row["ci_high"]),
+        lines.append({**{k: row[k] for k in keys if k not in ("stream", "layer")}, "at": site_name(row),
+                      "metric": metric, "effect": with_interval(row["value"], row["ci_low"], row["ci_high"]),
                       "random directions": with_interval(around["value"], around["ci_low"], around["ci_high"])})
-    return pd.DataFrame(lines)
+    return _telling(pd.DataFrame(lines))
+
+
+def _telling(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns of names that say the same in every row, or what the label says."""
+    alike = [c for c in ("task", "metric", "seed") if c in table and table[c].nunique() == 1]
+    if "place" in table and (table["place"].isna() | (table["place"] == table["label"])).all():
+        alike.append("place")
+    return table.drop(columns=alike)

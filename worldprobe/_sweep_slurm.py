@@ -7,22 +7,18 @@ squeue; of what submitit pickles, its own worker reads the command, and nobody r
 submitted them may end: jobs go on, and the same command finds them again.
 """
 
-import getpass
-import json
 import shutil
 import subprocess
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from tasks._files import write_whole
 
 from ._run import RunError
 from ._sweep_executors import ONE_THREAD, last_words, worker_command
-from ._sweep_folder import SweepFolder, _json
+from ._sweep_folder import SweepFolder, _json, live
 from ._sweep_work import LOST, units_left
 
 EVERY = 2.0  # seconds between looks at the queue
@@ -45,7 +41,7 @@ def slurm(folder: SweepFolder, watch: Callable[[], None], workers: int | None = 
     if missing := [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]:
         raise RunError(f"there is no SLURM on this machine: {missing[0]} is not found. Run this on a node from which "
                        "jobs are submitted, or take --executor processes")
-    plan, wanted, jobs = folder.plan(), workers or JOBS, _known_jobs(folder)
+    plan, wanted, jobs = folder.plan(), workers or JOBS, folder.jobs()
     if alive := live(jobs):
         log(f"jobs {', '.join(alive)} of an earlier command go on")
     lost, done, first = 0, len(folder.done()), True
@@ -104,28 +100,6 @@ def submit(folder: SweepFolder, n: int, asked: Mapping[str, Any]) -> str:
     except (RuntimeError, subprocess.SubprocessError) as error:
         raise RunError(f"SLURM takes no job: {last_words(str(error))}") from error
     return str(jobs[0].job_id).partition("_")[0]
-
-
-def live(jobs: list[str]) -> Counter[str]:
-    """Those of the jobs that SLURM still has in its queue, each with how many of its array there are; all of them
-    while the controller does not answer."""
-    if not jobs:
-        return Counter()
-    try:
-        found = subprocess.run(["squeue", "--noheader", "--array", "--format=%F", "--user", getpass.getuser()],
-                               capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return Counter(dict.fromkeys(jobs, JOBS))
-    if found.returncode:
-        return Counter(dict.fromkeys(jobs, JOBS))
-    there = Counter(found.stdout.split())
-    return Counter({job: there[job] for job in jobs if there[job]})
-
-
-def _known_jobs(folder: SweepFolder) -> list[str]:
-    with suppress(OSError, ValueError):
-        return list(map(str, json.loads((folder.path / "jobs.json").read_bytes())))
-    return []
 
 
 def _last_words(folder: SweepFolder) -> str:

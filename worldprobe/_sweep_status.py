@@ -121,7 +121,8 @@ class Live:
     look()`, which may be called often."""
 
     def __init__(self, folder: SweepFolder, plan: pd.DataFrame, log: Callable[[str], None]):
-        self.folder, self.plan, self._log, self._view = folder, plan, log, None
+        self.folder, self.plan, self._log = folder, plan, log
+        self._view: Any = None
         self._said = time.monotonic()
 
     def __enter__(self) -> "Live":
@@ -129,7 +130,7 @@ class Live:
             from rich.console import Console
             from rich.live import Live as View
 
-            self._view: Any = View(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._view = View(console=Console(stderr=True), auto_refresh=False, transient=True)
             self._view.start()
         return self
 

@@ -234,3 +234,47 @@ def test_a_folder_that_is_no_sweep_is_left_alone(tmp_path):
 def test_layers_are_named_from_either_end():
     assert [str(s) for s in sites_of(["-1", "embed", "0-1"], 4, "m")] == [
         "resid_pre.0", "resid_post.0", "resid_post.1", "resid_post.3"]
+
+
+def test_a_dry_run_measures_a_few_cells_and_writes_nothing(tmp_path, cache, capsys, monkeypatch):
+    argv = ["sweep", "decoy", "--labels", "end", "--probes", "mass_mean", "--layers", "embed,1", "--prompts", "50",
+            "--seeds", "0-2", "--cache", str(cache), "--out", str(tmp_path / "s"), "--dry-run"]
+    assert _cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "12 cells in 3 units: 3 baseline, 3 input_only, 6 probe" in out
+    # 3 seeds x 50 examples x 2 sites x 32 numbers of 4 bytes, of the model and of its random twin
+    assert f"activations on disk: {3 * 50 * 2 * 32 * 4 * 2 / 1e6:.1f} MB in {cache}" in out
+    assert "of one core, by a measurement on this machine" in out and not (tmp_path / "s").exists()
+
+
+def test_a_law_of_cost_goes_through_what_was_measured():
+    from worldprobe._sweep_cost import _line
+
+    points = [np.array([1.0, 70, 900]), np.array([2.0, 70, 1000])]
+    assert _line([50, 100], points, 300).tolist() == [6.0, 70, 1400]
+    assert _line([50, 100], points[::-1], 300).tolist() == [1.0, 70, 900]  # noise never makes more prompts cheaper
+    assert _line([30], points[:1], 30).tolist() == [1.0, 70, 900]
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--seeds", "0-"], "'0-' is no seed; say 0,1,2 or 0-9"),
+    (["--seeds", "5-2"], "'5-2' is no seed"),
+    (["--doses", "one"], "'one' is no list of doses"),
+    (["--time-limit", "1:30"], "'1:30' is no time; say minutes, H:MM:SS or D-HH:MM:SS"),
+    (["--workers", "0"], "'0' is not a whole number from 1"),
+])
+def test_a_wrong_option_is_said_with_the_remedy(tmp_path, capsys, argv, message):
+    with pytest.raises(SystemExit) as stop:
+        _cli.main(["sweep", "decoy", "--out", str(tmp_path), *argv])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_options_of_jobs_want_the_executor_that_has_jobs(tmp_path, capsys):
+    assert _cli.main(["sweep", "decoy", "--out", str(tmp_path / "s"), "--time-limit", "30"]) == 2
+    assert "--time-limit is for --executor slurm, the executor is serial" in capsys.readouterr().err
+
+
+def test_times_are_minutes():
+    from worldprobe._cli_sweep import _minutes
+
+    assert [_minutes(t) for t in ("90", "2:30:00", "1-12:00:00", "0:00:30")] == [90, 150, 2160, 1]

@@ -155,7 +155,8 @@ def test_jobs_that_are_queued_again_or_cancelled_lose_nothing(whole, tmp_path, c
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    done = sweep(folder.path, **ASKED, cache=cache, executor="slurm", workers=1, retries=9, slurm={"time_limit": 30})
+    done = sweep(folder.path, **ASKED, cache=cache, executor="slurm", workers=1, retries=9,
+                 slurm={"time_limit": 30, "mem": "2G"})
     thread.join()
     assert [what for what, *_ in did] == ["requeue", "scancel"] and done.failed.empty
     assert (folder.path / "results.parquet").read_bytes() == (whole.folder.path / "results.parquet").read_bytes()
