@@ -139,8 +139,9 @@ def _written(arm: Arm, metadata: Mapping) -> tuple[str, str]:
     if isinstance(said, str):
         return said, arm.positions
     there = said.get(arm.positions) if isinstance(said, Mapping) else None
-    known = isinstance(there, list) and len(there) == 2 and all(isinstance(v, str) for v in there)
-    return (there[0], there[1]) if known else (arm.label, arm.positions)
+    if isinstance(there, list) and len(there) == 2 and all(isinstance(v, str) for v in there):
+        return there[0], there[1]
+    return arm.label, arm.positions
 
 
 def _one_of(ways: list[tuple[Arm, dict]], metadata: Mapping) -> dict:

@@ -30,7 +30,12 @@ PAPERS = {  # what a table calls a task, a probe, a direction or an edit -> whos
 
 def citation(run: str | Path | None = None) -> str:
     """BibTeX of worldprobe and, of a run, a line for every paper whose task, probes and edits it used."""
-    return BIBTEX if run is None else "\n".join([BIBTEX, "", *papers_of(_table(run))])
+    return BIBTEX if run is None else cited(_table(run))
+
+
+def cited(table: pd.DataFrame) -> str:
+    """The same for a results table."""
+    return "\n".join([BIBTEX, "", *papers_of(table)])
 
 
 def papers_of(table: pd.DataFrame) -> list[str]:

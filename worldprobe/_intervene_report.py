@@ -10,6 +10,7 @@ import pandas as pd
 from interventions import verdict
 from probing import Site
 
+from ._cite import cited
 from ._effect_maps import layer_dose_map, position_map
 from ._effect_plots import at_price, common_price, dose_curves, erased_answers, erasure_by_layer, side_name
 from ._effect_plots import pareto as pareto_plot
@@ -46,8 +47,7 @@ def write_intervene_report(study: Study, price: float | int | None = None) -> Pa
     sections += [s for s in [patching_section(study.table)] if s]
     about = folder.environment()
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(config), **about,
-           "citation": "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for "
-                       "transformers."}
+           "citation": cited(study.table)}
     return write_report(folder.path / "report.html", title=f"What the model {config['model']} does with {names}",
                         summary=summary, verdicts=words, numbers=numbers(known), sections=sections, run=run)
 

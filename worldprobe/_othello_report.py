@@ -14,6 +14,7 @@ from tasks import othello
 from tasks.othello._tokens import token_squares
 
 from . import _boards
+from ._cite import cited
 from ._othello import Study
 from ._othello_edits import COLOUR_OF, METHODS, Handles, tensor
 from ._othello_items import board_samples, boards_section, read_boards
@@ -66,8 +67,7 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
     write_samples(folder.path / "results.parquet", board_samples(study, *boards))
     about = folder.environment()
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(config), **about,
-           "citation": "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for "
-                       "transformers."}
+           "citation": cited(table)}
     return write_report(folder.path / "report.html", title=f"What the model {known.name} knows of the board, and uses",
                         summary=summary, verdicts=verdicts(everything, "mine_theirs"),
                         numbers=headline(everything, "mine_theirs"), checks=checks, sections=sections, run=run)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from tasks._study import Picture, Reading
 
+from ._cite import cited
 from ._intervene_report import CHANCE
 from ._report import Exhibit, Section, write_report
 from ._rows import metric_name, pick, site_name
@@ -23,8 +24,6 @@ from ._study_items import items_section
 from ._study_measures import measure_section
 from ._study_readings import metric_of
 from ._verdicts import Verdict, best_probe, probe_controls, ranked, reads
-
-CITATION = "worldprobe contributors (2026). worldprobe: linear probing and causal intervention for transformers."
 
 
 def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> Path:
@@ -48,7 +47,7 @@ def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> P
         pictures_section(done), items_section(done)) if section is not None]
     about = folder.environment()
     run = {"command": shlex.join(about.pop("command")), "configuration": dict(found.config), **about,
-           "citation": CITATION}
+           "citation": cited(table)}
     return write_report(folder.path / "report.html", title=study.title.format(model=found.model),
                         summary=[study.question, *study.notes], verdicts={k: v for k, v in words.items() if v},
                         numbers=numbers(own, done), checks=checks, sections=sections, run=run)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probing import validate
 from probing._result_files import write_results
 from tests.worldprobe import browser
 from tests.worldprobe.board_table import toy_table
@@ -120,7 +121,47 @@ def test_checkpoints_are_left_out_and_changes_find_their_readings():
     renamed = renamed[renamed["label"] != "inert"]
     renamed = pd.concat([renamed, table[(table["label"] == "inert") & table["intervention"].isna()]])
     assert line(board_rows(renamed), label="moved", probe="mass_mean")["effect"] > 0.6  # of which label is not known
-    assert line(board_rows(renamed, {"changes": {"moved": "used"}}), label="used", probe="mass_mean")["change"] == "moved"
+    told = board_rows(renamed, {"changes": {"moved": "used"}})
+    assert line(told, label="used", probe="mass_mean")["change"] == "moved"
+
+
+def test_an_edit_belongs_to_the_reading_at_its_own_place():
+    table = toy_table()
+    read, edits = table[table["intervention"].isna()], table[table["intervention"].notna()]
+    there = read["model"].notna() & (read["label"] == "used")
+    read = read.assign(positions=read["positions"].mask(there, "end"))
+    moved = edits[edits["label"] == "used"].assign(label="moved", positions="full stop")
+    table = validate(pd.concat([read, moved], ignore_index=True))
+    apart = board_rows(table)
+    assert line(apart, label="moved", probe="mass_mean")["place"] == "full stop"
+    assert pd.isna(line(apart, label="used", probe="mass_mean")["effect"])
+    told = {"changes": {"moved": {"full stop": ["used", "end"]}}}
+    assert line(board_rows(table, told), label="used", probe="mass_mean")["effect"] == pytest.approx(0.7)
+
+
+def test_of_several_ways_to_write_it_is_the_one_that_did_best_on_the_cases_set_aside():
+    table = toy_table()
+    more = table[(table["label"] == "used") & (table["probe"] == "mass_mean.write") & table["intervention"].notna()]
+    error = more["metric"] == "error_ratio"
+    worse = more.assign(intervention="move_to", **{c: more[c].where(~error, more[c] / 2 + 0.5)
+                                                   for c in ("value", "ci_low", "ci_high")})
+    null = table[(table["label"] == "used") & (table["intervention"] == "steer") & (table["control"] == "null")]
+    table = validate(pd.concat([table, worse, null[null["probe"] != "mass_mean.write"].assign(
+        intervention="move_to", probe=None)], ignore_index=True).drop_duplicates())
+    here = line(board_rows(table), label="used", probe="mass_mean")
+    assert (here["edit"], here["chosen"]) == ("steer mass_mean.write", "the best of 2 here")
+    told = {"set_aside": {"used": {"last": ["move_to mass_mean.write", "steer mass_mean.write"]}}}
+    aside = line(board_rows(table, told), label="used", probe="mass_mean")
+    assert (aside["edit"], aside["chosen"]) == ("move_to mass_mean.write", "on cases set aside")
+    assert aside["effect"] == pytest.approx(0.35)
+
+
+@pytest.mark.parametrize("odd", [{"changes": 1}, {"changes": {"used": {"last": [1, 2]}}}, {"changes": {"used": ["x"]}},
+                                 {"set_aside": {"used": {"last": "x"}}}, {"set_aside": {"used": [{}]}},
+                                 {"set_aside": {"used": {"last": [1, None, {}]}}},
+                                 {"changes": {"used": {"last": [[], {}]}}}])
+def test_odd_metadata_of_a_submission_change_nothing(odd, rows):
+    pd.testing.assert_frame_equal(board_rows(toy_table(), odd), rows)
 
 
 def test_the_site_holds_page_csv_and_reports_and_rows_lead_to_them(site):

@@ -9,6 +9,7 @@ import pytest
 from probing import read_results, validate
 from worldprobe import _othello, _othello_edits
 from worldprobe._run import RunError
+from worldprobe._submission import read_submission
 
 SMALL = dict(model="othello-6x6", games=40, cases="natural", n_cases=40, quick=True)
 
@@ -34,8 +35,15 @@ def test_the_results_are_valid_and_name_model_and_data(done):
 def test_the_report_stands_beside_them(done):
     html = (done[0] / "report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "") and html.count("<script") == 1
-    assert "flip" in html and "95 %" in html
+    assert "flip" in html and "95 %" in html and "Board by board" in html and "@software{worldprobe" in html
     assert (done[0] / "report.html").stat().st_size < 5e6
+
+
+def test_the_accuracy_of_the_linear_probe_is_made_again_from_its_samples(done):
+    found = read_submission(done[0] / "results.json")
+    (row,) = found.table[found.recomputed].to_dict("records")
+    assert (row["label"], row["probe"], row["metric"], row["split"]) == ("mine_theirs", "logistic", "accuracy", "test")
+    assert found.metadata["set_aside"]["mine_theirs"]["last"][0].split()[0] in ("flip", "erase")
 
 
 def test_checks_are_objects_with_the_agreed_fields(done):

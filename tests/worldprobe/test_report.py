@@ -1,17 +1,25 @@
 import base64
+import csv
 import gzip
 import hashlib
 import io
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from tasks import LabelledPrompts
+from tasks._study import Read, Reading
 from tests.worldprobe import browser
+from tests.worldprobe.payloads import PAYLOADS
+from worldprobe._csv import unguarded
 from worldprobe._report import Exhibit, Section, Table, write_report
 from worldprobe._sections import effect_section, headline, probe_section
+from worldprobe._study_items import items_part
 from worldprobe._verdicts import verdicts
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -263,3 +271,27 @@ def test_sections_of_any_task_make_a_report(tmp_path):
     section = Section("Maps", ["Where the model puts cities."], [cities], [Table("Cities", shown)])
     page = Page(write_report(tmp_path / "r.html", title="Places", sections=[section]).read_text())
     assert "Oslo" in page.text and len(page.all("figure")) == 1
+
+
+def test_no_payload_is_live_among_the_examples(tmp_path):
+    """In the words of prompts, in groups, labels, targets, classes and the names of readings."""
+    n = len(PAYLOADS)
+    rng = np.random.default_rng(0)
+    places = {f"x/{PAYLOADS[i]}": rng.integers(2, size=n) for i in (0, 41, 77, 120)}
+    table = pd.DataFrame({"prompt": np.arange(n), "pos": 1, "group": PAYLOADS, "split": "test", **places})
+    prompts = LabelledPrompts("none", torch.stack([torch.arange(n), torch.arange(n).flip(0)], 1),
+                              torch.full((n,), 2), table, {"x": (PAYLOADS[3], PAYLOADS[9])}, vocabulary=tuple(PAYLOADS))
+    read = Read(prompts, np.arange(n), rng.random((n, 4)), PAYLOADS[14])
+    reading = Reading(PAYLOADS[1], "x", PAYLOADS[2], lambda n, seed: prompts)
+    done = SimpleNamespace(study=SimpleNamespace(draws=None),
+                           found=SimpleNamespace(readings={reading.name: read}, network=None))
+    part = items_part(done, reading)
+    html = write_report(tmp_path / "r.html", title="t", sections=[part]).read_text()
+    page = Page(html)
+    assert page.all("script") == [{}]
+    assert not any(page.all(tag) for tag in ("img", "iframe", "form", "object", "base"))
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    (button,) = [a for a in page.all("button") if a["data-name"].endswith(".csv")]
+    saved = list(csv.DictReader(io.StringIO(unpacked(button), newline="")))
+    assert {unguarded(row["group"]) for row in saved} == set(PAYLOADS)
+    assert not any(re.match(r"[=+\-@|%]", cell) for row in saved for cell in (row["group"], row["text"]))
