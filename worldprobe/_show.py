@@ -1,6 +1,7 @@
 """What was measured, in one call: a figure, or a page with verdicts, for a sweep, effects, or tables read from disk."""
 
 from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from worldprobe._run import versions
 from worldprobe._sections import effect_section, headline, probe_section
 from worldprobe._verdicts import NECESSITY, verdicts
 
-Found = Sweep | pd.DataFrame
+Found: TypeAlias = Sweep | pd.DataFrame
 
 
 def plot(found: Found, label: str | None = None, metric: str | None = None, intervention: str | None = None) -> Plot:
