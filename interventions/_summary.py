@@ -24,10 +24,10 @@ def main_metric(table: pd.DataFrame) -> str:
 def summary(table: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
     """One row per edit and dose, on the cases kept for reporting.
 
-    Columns: what was done (`intervention`, `label`, `probe`, `stream`, `layer`, `layer_end`, `positions`, `unit`,
-    `metric`, `alpha`); `value`, `ci_low`, `ci_high`; without an edit, `null`; the mean over random directions of equal
-    norm and their 5th and 95th percentile, `random`, `random_low`, `random_high`; `beyond`, whether the interval lies
-    clear of both, on the same side; `kl`, what the edit costs on these prompts, in nats.
+    Columns: what was done (`intervention`, `label`, `probe`, `site`, `positions`, `unit`, `metric`, `alpha`); `value`,
+    `ci_low`, `ci_high`; without an edit, `null`; the mean over random directions of equal norm and their 5th and 95th
+    percentile, `random`, `random_low`, `random_high`; `beyond`, whether the interval lies clear of both, on the same
+    side; `kl`, what the edit costs on these prompts, in nats.
 
     Args:
         table: What `effect` returns.
@@ -46,7 +46,9 @@ def summary(table: pd.DataFrame, metric: str | None = None) -> pd.DataFrame:
         null = _at(rows, edit, "metric", "intervention", control="null")
         band = _at(rows, edit, "alpha", *ARM, control="random_direction")
         cost = _at(rows, edit, "alpha", *(c for c in ARM if c != "metric"), metric="kl")
-        found.append({**{c: edit[c] for c in (*ARM, "alpha", "value", "ci_low", "ci_high")},
+        last = "" if edit["layer_end"] == edit["layer"] else f"-{edit['layer_end']}"
+        found.append({**{c: edit[c] for c in ARM[:3]}, "site": f"{edit['stream']}.{edit['layer']}{last}",
+                      **{c: edit[c] for c in (*ARM[6:], "alpha", "value", "ci_low", "ci_high")},
                       "null": _first(null, "value"), "random": _first(band, "value"),
                       "random_low": _first(band, "ci_low"), "random_high": _first(band, "ci_high"),
                       "beyond": _clear(edit, null, band), "kl": _first(cost, "value")})

@@ -13,6 +13,7 @@ from tasks._html import table
 from ._identity import ModelIdentity
 from ._sites import Site
 from ._store import Identity, Store, StoreError, store_name
+from ._summary import model_name
 
 
 class Activations(Mapping):  # without [Site, ...]: a checker of types at run time would load a site to look at it
@@ -87,9 +88,10 @@ class Activations(Mapping):  # without [Site, ...]: a checker of types at run ti
     def _repr_html_(self) -> str:
         model = self.model_identity.name if self.model_identity else self.identity["model"]["architecture"]
         twin = "none" if self.random_init is None else f"seed {self.random_init.identity['random_init']}"
-        rows = [("model", model), ("sites", ", ".join(map(str, self.sites))),
+        kept = "in memory" if self.path is None else f"store {self.path.name[:10]} (worldprobe cache ls)"
+        rows = [("model", model_name(model)), ("sites", ", ".join(map(str, self.sites))),
                 ("each", f"{self.n_examples:,} examples x {self.d_model}, {self.identity['dtype']}"),
-                ("random weights beside it", twin), ("kept", self.path or "in memory")]
+                ("random weights beside it", twin), ("kept", kept)]
         return table(("Activations", ""), rows)
 
 

@@ -122,6 +122,11 @@ class LinearPair:
 def _span(probe: LinearPair, name: str) -> Subspace:
     check_is_fitted(probe)
     rows = np.asarray(getattr(probe, name), dtype=np.float64)
+    if not rows.any():
+        where = f" at {probe.origin_.site}" if hasattr(probe, "origin_") else ""
+        raise ValueError(f"the {name.rstrip('_')} direction of {type(probe).__name__}{where} is zero: the classes have "
+                         "one mean there, as at the embedding of a token that is the same in every prompt; probe "
+                         "other sites, sweep(..., sites=[...]), or another token")
     space = Subspace.spanned_by(torch.from_numpy(rows.reshape(-1, rows.shape[-1])))
     origin = getattr(probe, "origin_", None)
     return space if origin is None else replace(space, site=origin.site, label=origin.label,

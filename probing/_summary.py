@@ -15,7 +15,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: `label`, `probe`, `site`, `metric`, `value`, `ci_low`, `ci_high`, `n_groups`; the strongest control, at
     whatever site it scored best, `control`, `control_value`, `control_low`, `control_high`; `above`, whether the
     probe's interval lies above that control's; then a column per control with its best score. The probe on the
-    embedding counts as a control, `embedding`.
+    embedding counts as a control, `embedding`; `input_only` is that of the probe of the label that reads most from the
+    input: what any of them finds there is no news.
 
     Args:
         rows: Results table of a sweep, `sweep.rows` or read from a file.
@@ -60,7 +61,7 @@ def _chosen(group: pd.DataFrame) -> pd.Series | None:
 
 def _line(scores: pd.DataFrame, best: pd.Series) -> dict:
     here = scores[_same(scores, best, "label", "metric", "split")]
-    own = here["probe"].isna() | _same(here, best, "probe")
+    own = here["probe"].isna() | _same(here, best, "probe") | (here["control"] == "input_only").fillna(False)
     controls = here[own & here["control"].notna()]
     if (best["stream"], best["layer"]) != _EMBEDDING:
         at = (here["stream"] == _EMBEDDING[0]) & (here["layer"] == _EMBEDDING[1]) & here["control"].isna() & own
@@ -102,10 +103,15 @@ def _cells(short: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def _about(rows: pd.DataFrame) -> str:
-    models = [str(m) for m in rows["model"].dropna().unique() if "random weights" not in str(m)]
+    models = [model_name(m) for m in rows["model"].dropna().unique() if "random weights" not in str(m)]
     sites = rows[rows["layer"].notna()].drop_duplicates(["stream", "layer"])
     return (f"{', '.join(map(str, rows['task'].dropna().unique()))}, model {', '.join(models) or 'unknown'}, "
             f"{len(sites)} sites, {len(rows):,} rows")
+
+
+def model_name(name: str) -> str:
+    """The name of a model as it was asked for; of a directory far away, its last folder."""
+    return name.rstrip("/").rpartition("/")[2] if name.startswith("/") else name
 
 
 def _note() -> str:

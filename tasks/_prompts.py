@@ -82,8 +82,9 @@ class LabelledPrompts:
         return names
 
     def labels(self, scheme: str) -> Num[ndarray, "example target"]:
-        """Codes of a scheme, or its numbers where it has no classes; one column per target."""
-        return self.examples[[f"{scheme}/{t}" for t in self.targets(scheme)]].to_numpy()
+        """Codes of a scheme, or its numbers where it has no classes; one column per target. It is a copy: pandas hands
+        out views that torch warns about."""
+        return self.examples[[f"{scheme}/{t}" for t in self.targets(scheme)]].to_numpy(copy=True)
 
     def at(self, where: Where) -> "LabelledPrompts":
         """The same prompts and labels, probed elsewhere.

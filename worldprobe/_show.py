@@ -7,7 +7,7 @@ import pandas as pd
 
 from interventions._summary import main_metric
 from probing import Sweep
-from probing._summary import SCORES
+from probing._summary import SCORES, model_name
 from worldprobe._cite import BIBTEX, papers_of
 from worldprobe._effect_plots import dose_curves, erased_answers, erasure_by_layer
 from worldprobe._ink import Plot
@@ -75,7 +75,7 @@ def report(*found: Found, out: str | Path = "report.html", title: str | None = N
     numbers = pd.concat([headline(_of(rows, label), label, score_of(rows, label), effect) for label in labels]
                         or [headline(rows, "", effect_metric=effect)])
     path = Path(out)
-    models = [str(m) for m in rows["model"].dropna().unique() if "random weights" not in str(m)]
+    models = [model_name(m) for m in rows["model"].dropna().unique() if "random weights" not in str(m)]
     task = ", ".join(map(str, rows["task"].dropna().unique()))
     return write_report(
         path, title=title or f"What {', '.join(models) or 'the model'} knows of {task}, and uses", verdicts=said,

@@ -24,7 +24,8 @@ def rows(rival=0.5):
         *(scored(TEST[a["layer"]], **a) for a in at), scored(0.55, **embedding),
         *(scored(VALIDATION[a["layer"]], split="validation", **a) for a in at),
         *(scored(0.4 + 0.1 * a["layer"], control="shuffled_labels", **a) for a in at),
-        scored(rival, control="shortcut:rule"), scored(0.99, control="input_only", probe="mlp"),
+        scored(rival, control="shortcut:rule"), scored(0.58, control="input_only", probe="mlp"),
+        scored(0.2, control="input_only", probe="lda"), scored(0.99, control="random_init", **at[0] | {"probe": "mlp"}),
         scored(0.99, metric="f1", **at[0])])
 
 
@@ -33,7 +34,8 @@ def test_the_layer_is_that_of_validation_and_controls_are_at_their_strongest():
     assert (line["site"], line["value"], line["n_groups"]) == ("resid_post.1", 0.8, 30)
     assert (line["control"], line["control_value"], line["above"]) == ("shuffled_labels", pytest.approx(0.6), True)
     assert line["embedding"] == 0.55 and line["shortcut:rule"] == 0.5
-    assert "input_only" not in line  # another probe's
+    assert line["input_only"] == 0.58  # what another probe finds in the input is no news either
+    assert "random_init" not in line  # another probe's
 
 
 def test_a_probe_below_its_shortcut_is_said_to_be():
@@ -69,5 +71,7 @@ def test_directions_and_activations_say_what_they_are():
     space = probing.Subspace(torch.eye(2, 5), probing.Site("resid_post", 3), "end", "lda.write")
     assert repr(space) == "Subspace(rank 2 of 5: lda.write of end at resid_post.3)"
     assert repr(probing.Subspace(torch.eye(2, 5))) == "Subspace(rank 2 of 5)"
+    with pytest.raises(ValueError, match="write direction of MassMeanProbe is zero.*probe other sites"):
+        _ = probing.MassMeanProbe().fit(np.ones((4, 4)), [0, 0, 1, 1]).write
     probe = probing.MassMeanProbe().fit(np.eye(4), [0, 0, 1, 1])
     assert "MassMeanProbe" in repr(probe) and "MassMeanProbe" in probe._repr_html_()
