@@ -50,8 +50,10 @@ def probe_score(prompts: LabelledPrompts, label: str, sites: Sequence[Site] | No
 
 def alignment_score(loss: Callable[[Any, Batch], Any], parts: Sequence[Batch], *,
                     keep: Callable[[Batch], Any] | None = None) -> Callable[[Any], dict[str, ndarray]]:
-    """Model -> the six alignments (`out-RGA`, ...), mean over linear layers, one number per part of the data; a matrix
-    of zeros aligns with nothing and counts 0.
+    """Model -> the six alignments (`out-RGA`, ...), mean over linear layers, one number per part of the data.
+
+    A matrix of zeros, as in blocks that start as the identity, aligns with nothing: its layer counts as much as the
+    rotated eigenvectors of the others (0 where there are none), so that its coming to life is no alignment.
 
     Args:
         loss, keep: As in `layer_moments`.
@@ -60,8 +62,10 @@ def alignment_score(loss: Callable[[Any, Batch], Any], parts: Sequence[Batch], *
     def score(model: Any) -> dict[str, ndarray]:
         found: dict[str, list[float]] = {}
         for part in parts:
-            table = alignments(layer_moments(model, loss, [part], keep=keep, zeros=True), n_null=0).fillna({"value": 0})
-            for (side, relation), value in table.groupby(["side", "relation"], sort=False)["value"].mean().items():
+            table = alignments(layer_moments(model, loss, [part], keep=keep, zeros=True), n_null=1)
+            for (side, relation), rows in table.groupby(["side", "relation"], sort=False):
+                null = rows["null"][rows["value"].notna()].mean()
+                value = rows["value"].fillna(null).fillna(0.0).mean()
                 found.setdefault(f"{side}-{relation}", []).append(value)
         return {name: np.array(values) for name, values in found.items()}
 
