@@ -29,14 +29,16 @@ CAPTION = (
     "which is high for out-RWA and in-GWA by algebra. Bar at the foot: where the mean is halfway, as for the bands.")
 
 
-def formation_plot(rows: pd.DataFrame, found: Followed) -> Plot:
+def formation_plot(table: pd.DataFrame, found: Followed) -> Plot:
     """Two columns of four panels that share their steps.
 
     Args:
-        rows: Results of the checkpoints, with a column `step`.
+        table: Results that hold the rows of the checkpoints, `revision` = `step N`.
     """
+    rows = table[table["revision"].fillna("").str.startswith("step ")]
+    rows = rows.assign(step=rows["revision"].str.removeprefix("step ").astype(int))
     figure = Plot(figsize=(9.2, 9.4), layout="constrained", facecolor="white")
-    figure.frame = rows.drop(columns="step")
+    figure.frame = table
     axes = figure.subplots(4, 2)
     x = log_steps(found.steps)
     for ax in axes.flat:

@@ -54,6 +54,12 @@ def follow(out: str | Path, model: str, task: str | None = None, *, prompts: int
         ValueError: A model without enough checkpoints, none at step 0, or of several architectures; no task; or a study
             that follows nothing.
     """
+    return follow_study(*asked(out, model, task, prompts, seed, quick, log))
+
+
+def asked(out: str | Path, model: str, task: str | None, prompts: int | None, seed: int, quick: bool,
+          log: Callable[[str], None]) -> tuple[Run, Study, Path, dict[str, LabelledPrompts], int, bool]:
+    """What `follow` gives to `follow_study`: everything is checked, nothing measured."""
     study, bridge = study_of(task or task_of(model), model)
     directory = model_directory(bridge, model)
     paths = checkpoints(directory)
@@ -72,7 +78,7 @@ def follow(out: str | Path, model: str, task: str | None = None, *, prompts: int
     who = identify(bridge)
     folder = open_run(out, {"followed": True, "model": who.name, "task": study.task, "prompts": prompts, "seed": seed,
                             "quick": quick}, fingerprints={"model": who.digest}, log=log)
-    return follow_study(folder, study, directory, data, seed, quick)
+    return folder, study, directory, data, seed, quick
 
 
 def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, LabelledPrompts], seed: int, quick: bool
@@ -83,6 +89,16 @@ def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, 
         directory: With `checkpoints/step-*` in it.
         data: Prompts of every followed reading.
     """
+    table, found, states = measured(folder, study, directory, data, seed, quick)
+    write_results(table, folder.path / "results.parquet", {"config": folder.config, **folder.environment()})
+    for line in found.answers:
+        folder.log(line)
+    return _report(folder, table, found, states)
+
+
+def measured(folder: Run, study: Study, directory: Path, data: Mapping[str, LabelledPrompts], seed: int, quick: bool
+             ) -> tuple[pd.DataFrame, Followed, list[Table]]:
+    """(result rows, curves, tables of the states), all stages of the run."""
     paths = checkpoints(directory)
     parts, per_part = (QUICK_PARTS, QUICK_PER_PART) if quick else (PARTS, PER_PART)
     text = text_of(study, data, parts * per_part, seed)
@@ -97,12 +113,8 @@ def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, 
               for step, path in paths.items()}
     moved = folder.stage("regime", lambda: regime_rows(paths[0], paths[max(paths)], readings[0],
                                                        data[readings[0].name]))
-    write_results(tables[0], folder.path / "results.parquet", {"config": folder.config, **folder.environment()})
-    for line in found.answers:
-        folder.log(line)
     values = {curve.name: curve.values for _, curve in curves}
-    states = [*(probe_table(r, probes, found.first, values) for r in readings), regime_table(moved)]
-    return _report(folder, tables[0], found, states)
+    return tables[0], found, [*(probe_table(r, probes, found.first, values) for r in readings), regime_table(moved)]
 
 
 def text_of(study: Study, data: Mapping[str, LabelledPrompts], n: int, seed: int) -> Text:
@@ -168,8 +180,7 @@ def same_architecture(paths: Mapping[int, Path]) -> None:
 def _report(folder: Run, table: pd.DataFrame, found: Followed, states: list[Table]) -> Path:
     section = dynamics_section(table, found.first, found.study)
     assert section is not None  # a reading is followed
-    rows = table[table["revision"].fillna("").str.startswith("step ")]
-    figure = formation_plot(rows.assign(step=rows["revision"].str.removeprefix("step ").astype(int)), found)
+    figure = formation_plot(table, found)
     layers = found.alignments["layer"].nunique()
     about = folder.environment()
     first = Section(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from probing import load_model
 from probing.formation import Curve, coincidences, transitions
 from tasks import LabelledPrompts, split_by_group
 from tasks._study import Reading, Study
@@ -21,10 +22,11 @@ from worldprobe import _formation_two_point as two_point
 from worldprobe import _formation_variance as variance
 from worldprobe._formation_checks import another_seed
 from worldprobe._formation_followed import answer, mean_curve, relation_of, with_gains
-from worldprobe._formation_model import follow, follow_study, same_architecture
+from worldprobe._formation_model import follow, follow_study, next_token_loss, same_architecture, text_of
 from worldprobe._formation_nets import Stack, mlp
 from worldprobe._formation_states import angle, dimension, first_groups
 from worldprobe._run import open_run
+from worldprobe._study import study_of
 
 SEEDS = (0, 1)
 
@@ -205,6 +207,21 @@ def test_checkpoints_of_two_architectures_are_refused(tmp_path):
         (path / "config.json").write_text(json.dumps({"n_embd": width, "n_layer": 1}))
     with pytest.raises(ValueError, match="n_embd is 16 at step 0 and 32 at step 8"):
         same_architecture(paths)
+
+
+@pytest.mark.parametrize("name, most", [("maze", 0.2), ("space_time", 0.5), ("truthfulness", 1.6)])
+def test_the_text_of_a_study_is_what_its_model_was_trained_to_say(name, most):
+    """Nats per token; a list of random passages, or the next syllable of a name, cost several."""
+    model = load_model(name)
+    text = tokens, following, real = study_of(name, name)[0].text(8, 0)
+    assert tokens.shape == following.shape == real.shape and (following[~real] == -1).all()
+    asked = following >= 0
+    inside = asked[:, :-1]
+    assert (following[:, :-1][inside] == tokens[:, 1:][inside]).all()
+    loss = next_token_loss(model, text)
+    assert loss.sum() / asked.sum() < most
+    changed = text_of(STUDY, {"first": prompts(N, 0)}, 4, 0)
+    assert (changed[1] >= 0).sum(1).tolist() == [3, 5, 3, 5] and (changed[1][:, -1] == -1).all()
 
 
 def test_what_cannot_be_followed_is_refused(tmp_path):
