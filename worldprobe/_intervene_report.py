@@ -108,7 +108,8 @@ def label_section(study: Study, claim: Claim, table: pd.DataFrame, price: float 
             parts.append(answers_section(answers, rows, one))
         parts.append(mediator_section(pick(rows, intervention=["compare", "read", "ablate", "interchange"]), one,
                                       study.sites[label]))
-    return Section(f"{label}: {in_words(verdicts_of(table, label))}", text, subsections=parts)
+    return Section(f"{label}: {in_words(verdicts_of(table, label))}", text, subsections=parts,
+                   about=f"change:{label}")
 
 
 def _writing(table: pd.DataFrame, verbs: list[str]) -> Iterator[Exhibit]:

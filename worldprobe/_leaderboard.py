@@ -177,13 +177,18 @@ def _harmless(text: str) -> bool:
 
 
 def _link(report: tuple[str, str] | None, row: pd.Series) -> str | None:
-    """The address of the section of a report that is about a row's label, or of its verdicts."""
+    """The address of the section of a report that is about a row: its reading where it has a score, else its edit; of
+    an older report, whose sections do not say, the first whose heading names it; else the top."""
     if report is None:
         return None
     address, text = report
-    wanted = [html.escape(str(row[c])) for c in ("change", "place", "label") if pd.notna(row[c])]
+    said = {"reading": row["place"], "label": row["label"], "change": row["change"]}
+    for kind in ("reading", "label", "change") if pd.notna(row["score"]) else ("change", "reading", "label"):
+        about = html.escape(f"{kind}:{said[kind]}", quote=True)
+        if found := re.search(rf'<section id="(s[\d-]+)" data-about="{re.escape(about)}"', text):
+            return f"{address}#{found[1]}"
     heads = re.findall(r'<h[2-4] id="(s[\d-]+)-h">([^<]*)</h', text)
-    for word in wanted:
+    for word in [html.escape(str(v)) for v in (said["change"], said["reading"], said["label"]) if pd.notna(v)]:
         for anchor, head in heads:
             if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", head):
                 return f"{address}#{anchor}"

@@ -48,17 +48,17 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
     more = [Exhibit("Accuracy by square, mine_theirs", _boards.accuracy_by_square(table, "mine_theirs", config["size"]),
                     f"Left: the best linear probe. Right: the shortcut, a disc keeps the colour it was placed with. "
                     f"Test split, {n_test} games.")]
-    others = [Section(f"{label}: {WORDS[label]}", (), (), [label_table(table, label)])
+    others = [Section(f"{label}: {WORDS[label]}", (), (), [label_table(table, label)], about=f"label:{label}")
               for label in config["labels"] if label != "mine_theirs"]
     sections = [
         Section("Does it play legal moves", behaviour_text(table), (), [behaviour_table(table)]),
         probe_section(table, "mine_theirs", against="black_white", positions="ply",
                       subsets=("occupied", "flipped_once"), groups="games", more=more),
         Section("Other ways to label the same board", "Scores on the test split, all squares.", subsections=others),
-        effect_section(everything, groups="cases with one opening",
-                       text=[method_text(), "Layers and dose were chosen on one half of the cases and are reported on "
-                             "the other. An edit counts only beyond doing nothing and beyond random directions of the "
-                             "same length."]),
+        replace(effect_section(everything, groups="cases with one opening", text=[
+            method_text(), "Layers and dose were chosen on one half of the cases and are reported on the other. An edit "
+            "counts only beyond doing nothing and beyond random directions of the same length."]),
+            about="change:mine_theirs"),
         Section("One disc at a time", "The chosen flip on single boards, and what the most likely move rests on.",
                 [*pictures, *maps]),
         Section("What the edit leaves behind", after_text(table), (), [follow_table(table)]),

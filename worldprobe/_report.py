@@ -59,13 +59,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report. A section with nothing to show says why in `text`, in paragraphs."""
+    """A part of the report. A section with nothing to show says why in `text`, in paragraphs. `about` is what it is
+    about, for links to it: `reading:NAME`, `change:NAME` or `label:NAME`, as in the results."""
 
     heading: str
     text: str | Sequence[str] = ()
     exhibits: Sequence[Exhibit] = ()
     tables: Sequence[Table] = ()
     subsections: Sequence["Section"] = field(default=())
+    about: str = ""
 
 
 def write_report(
@@ -116,7 +118,8 @@ def _unbroken(text: str) -> str:
 
 def _part(section: Section, anchor: str) -> dict:
     exhibits = [_exhibit(e, f"{anchor}-f{i}") for i, e in enumerate(section.exhibits, 1)]
-    return {"heading": section.heading, "anchor": anchor, "text": _paragraphs(section.text), "exhibits": exhibits,
+    return {"heading": section.heading, "anchor": anchor, "about": section.about, "text": _paragraphs(section.text),
+            "exhibits": exhibits,
             "tables": [_table(t) for t in section.tables],
             "parts": [_part(s, f"{anchor}-{i}") for i, s in enumerate(section.subsections, 1)]}
 
@@ -137,7 +140,8 @@ def _table(table: Table) -> dict:
     data = table.shown if table.data is None else table.data
     rows = [[_cell(v) for v in row] for row in table.shown.itertuples(index=False)]
     return {"title": table.title, "caption": table.caption, "columns": [str(c) for c in table.shown.columns],
-            "rows": rows, "prose": [c in table.prose for c in table.shown.columns], "name": _file_name(table.title), "csv_file": _csv(data)}
+            "rows": rows, "prose": [c in table.prose for c in table.shown.columns], "name": _file_name(table.title),
+            "csv_file": _csv(data)}
 
 
 def _numbers(rows: pd.DataFrame | None) -> list[dict]:

@@ -67,7 +67,7 @@ def probe_section(
     interval = INTERVAL.format(where="In brackets", groups=groups)
     tables = [_layer_table(rows, label, metric, s, interval) for s in held]
     return Section(heading, text or _probe_text(table, label, metric), [*exhibits, *more],
-                   [_control_table(table, label, metric, held, interval), *tables])
+                   [_control_table(table, label, metric, held, interval), *tables], about=f"label:{label}")
 
 
 def effect_section(

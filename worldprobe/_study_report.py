@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ from ._study_change_report import change_numbers, change_section, change_verdict
 from ._study_choosing import answer_section
 from ._study_dynamics import dynamics_section
 from ._study_generalise import generalise_section
-from ._study_heads import head_section
+from ._study_heads import head_section, pushed
 from ._study_items import items_section
 from ._study_measures import measure_section
 from ._study_readings import metric_of
@@ -39,8 +40,10 @@ def write_study_report(done: Done, checks: Sequence[Mapping] | None = None) -> P
         behaviour_section(own, study),
         *(reading_section(done, own, reading) for reading in study.readings),
         contrast_section(table, done),
-        *(change_section(pick(own, label=change.name), done.scans, change) for change in study.changes),
-        *(head_section(own, done.scans, asked, changes[asked.change]) for asked in study.heads),
+        *(replace(change_section(pick(own, label=change.name), done.scans, change), about=f"change:{change.name}")
+          for change in study.changes),
+        *(replace(head_section(own, done.scans, asked, changes[asked.change]),
+                  about=f"change:{pushed(changes[asked.change])}") for asked in study.heads),
         *(answer_section(own, asked) for asked in study.answering),
         *(measure_section(own, measure, study) for measure in study.measures),
         dynamics_section(own, found.transitions, study),
@@ -95,7 +98,8 @@ def reading_section(done: Done, table: pd.DataFrame, reading: Reading) -> Sectio
     made = probe_section(rows, reading.label, heading=f"What can be read: {reading.words}", metric=metric,
                          subsets=reading.subsets, positions=reading.positions, groups=reading.groups)
     more = generalise_section(rows, reading, metric)
-    return Section(made.heading, made.text, made.exhibits, made.tables, [more] if more else ())
+    return Section(made.heading, made.text, made.exhibits, made.tables, [more] if more else (),
+                   about=f"reading:{reading.name}")
 
 
 def contrast_section(table: pd.DataFrame, done: Done) -> Section | None:

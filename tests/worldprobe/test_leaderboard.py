@@ -38,7 +38,9 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("board")
     (folder / "toy").mkdir()
     write_results(toy_table(), folder / "toy" / "results.parquet", METADATA)
-    write_report(folder / "toy" / "report.html", title="toy", sections=[Section("Nothing"), Section("What used does")])
+    write_report(folder / "toy" / "report.html", title="toy", sections=[
+        Section("Nothing"), Section("What used does"), Section("Read", about="label:inert"),
+        Section("Done", subsections=[Section("Erased", about="change:used")])])
     whole, samples = with_samples()
     (folder / "sent").mkdir()
     (folder / "sent" / "a.json").write_bytes(whole)
@@ -171,7 +173,9 @@ def test_the_site_holds_page_csv_and_reports_and_rows_lead_to_them(site):
     assert rows["origin"].value_counts().to_dict() == {"run": 6, "score recomputed": 1}
     link = rows.loc[rows["label"] == "used", "report"].iloc[0]
     report, _, anchor = link.partition("#")
-    assert report in held and f'id="{anchor}-h">What used does<' in (site / report).read_text()
+    assert report in held and f'id="{anchor}-h">What used does<' in (site / report).read_text()  # by its heading
+    links = rows[rows["run"] == "toy"].set_index(["label", "probe"])["report"]
+    assert links["inert", "logistic"].endswith("#s3") and links["used", "encoding"].endswith("#s4-1")
 
 
 def test_a_report_that_could_run_something_is_not_taken(site):
