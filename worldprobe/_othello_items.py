@@ -99,11 +99,11 @@ def position(study: Study, row: int, reading: Float[ndarray, "square 3"], moves:
     played = np.zeros(len(code))
     played[squares[1:]] = moves[1:]
     bits = np.uint64(1) << np.arange(len(code), dtype=np.uint64)
-    mine, theirs = (np.bitwise_or.reduce(bits[code == c], initial=np.uint64(0)) for c in (2, 0))
+    mine, theirs = (np.array([np.bitwise_or.reduce(bits[code == c], initial=np.uint64(0))]) for c in (2, 0))
     example = prompts.examples.iloc[row]
     return _boards.Position(
         truth=_boards.as_colours(code, mover), reading=reading[:, list(COLOUR_OF[mover])],
-        legal=unpack(othello.legal_moves(mine, theirs, size), size).reshape(-1), moves=played,
+        legal=unpack(othello.legal_moves(mine, theirs, size), size)[0], moves=played,
         last=int(squares[int(prompts.tokens[int(example["prompt"]), int(example["pos"])])]))
 
 

@@ -56,8 +56,8 @@ def write_othello_report(study: Study, checks: Sequence[Mapping] | None = None) 
                       subsets=("occupied", "flipped_once"), groups="games", more=more),
         Section("Other ways to label the same board", "Scores on the test split, all squares.", subsections=others),
         replace(effect_section(everything, groups="cases with one opening", text=[
-            method_text(), "Layers and dose were chosen on one half of the cases and are reported on the other. An edit "
-            "counts only beyond doing nothing and beyond random directions of the same length."]),
+            method_text(), "Layers and dose were chosen on one half of the cases and are reported on the other. An "
+            "edit counts only beyond doing nothing and beyond random directions of the same length."]),
             about="change:mine_theirs"),
         Section("One disc at a time", "The chosen flip on single boards, and what the most likely move rests on.",
                 [*pictures, *maps]),
