@@ -31,11 +31,13 @@ __all__ = ["Counterfactuals", "LabelledPrompts", "PromptPairs", "available", "fr
 def __getattr__(name: str):
     if name in _NAMES:
         return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    if name in available():  # `tasks.othello.cases()` after `import tasks` alone
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *available()})
 
 
 def available() -> list[str]:
