@@ -2,8 +2,8 @@
 
 The README is the front page and the pages in this folder stand as they are. Added are a page per probe and per edit
 and the reference of all public names, from docstrings; the command reference, from the parser; and on the page of a
-task what its module says, with the cards of its reference models. Notebooks stand in it where `docs/make_notebooks.py
-build/notebooks` has run them. Nothing that is made here is committed.
+task what its module says, with the cards of its reference models. Notebooks stand in it with what their cells
+show, where `docs/make_notebooks.py build/notebooks` has run them. Nothing that is made here is committed.
 """
 
 import ast
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from command_page import command_page
 from docstrings import PACKAGES, ROOT, Public, markdown, methods, public_names, signature, tree
+from make_notebooks import cells
 
 DOCS, NOTEBOOKS = ROOT / "docs", ROOT / "build" / "notebooks"
 START = ("quickstart", "your_own", "concepts", "commands")
@@ -51,7 +52,7 @@ def assemble(pages: Path) -> None:
         texts[f"docs/{page}.md"] = _linked_tables(texts[f"docs/{page}.md"], links) + _toctree(
             "", [f"/reference/{page}/{name}" for name in methods_listed(page)])
     texts["docs/commands.md"] = command_page()
-    texts |= {f"notebooks/{file.name}": file.read_text(encoding="utf-8") for file in sorted(NOTEBOOKS.glob("*.md"))}
+    texts |= {f"notebooks/{file.stem}.md": story(file) for file in sorted((ROOT / "notebooks").glob("*.py"))}
     for package in PACKAGES:
         texts[f"api/{package.replace('.', '_')}.md"] = package_page(package, names[package], own, links)
     texts["index.md"] = (ROOT / "README.md").read_text(encoding="utf-8") + contents(texts)
@@ -76,10 +77,18 @@ def contents(texts: dict[str, str]) -> str:
         ("Start", [f"/docs/{name}" for name in START if name in docs]),
         ("Worlds", [f"/docs/{name}" for name in TASKS]),
         ("Methods", [f"/docs/{name}" for name in METHODS if name in docs]),
-        *([("Stories", stories)] if stories else []),
+        ("Stories", stories),
         ("Running, results", [f"/docs/{name}" for name in rest]),
         ("Reference", [f"/api/{package.replace('.', '_')}" for package in PACKAGES]),
         ("Project", ["/CHANGELOG", "/LOG"])))
+
+
+def story(notebook: Path) -> str:
+    """A notebook as it was run, else what is in its cells."""
+    if (ran := NOTEBOOKS / f"{notebook.stem}.md").exists():
+        return ran.read_text(encoding="utf-8")
+    return "\n\n".join(source if kind == "markdown" else f"```python\n{source}\n```"
+                       for kind, source in cells(notebook.read_text(encoding="utf-8"))) + "\n"
 
 
 def _toctree(caption: str, pages: list[str]) -> str:
