@@ -18,8 +18,8 @@ def class_codes(y: Shaped[ndarray, "example *target"]) -> tuple[ndarray, Int[nda
     check_classification_targets(y if y.ndim == 1 else y[:, 0])
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, y has only {classes.tolist()} (1 class); give rows of "
-                         "another one, or more rows")
+        raise ValueError(f"a classifier needs at least 2 classes, y has only {classes.tolist()} (1 class); give rows "
+                         "of another one, or more rows")
     return classes, codes.reshape(y.shape)
 
 

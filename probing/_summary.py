@@ -92,7 +92,7 @@ def _site(row: pd.Series) -> str:
 
 
 def _cells(short: pd.DataFrame) -> list[tuple[str, ...]]:
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for row in short.to_dict("records"):
         control = "none was run" if row["control"] is None else (
             f"{_words(row['control'])} {_interval(row, 'control_value', 'control_low', 'control_high')}")
