@@ -36,20 +36,19 @@ def items_part(done: Done, reading: Reading) -> Section:
     chosen = ends(score if what != ERROR else -score, read.prompts.examples["group"].to_numpy()[read.rows])
     alike = "" if len(chosen[1]) else " No example is read worse than these."
     named = [f"{end} {i + 1}" for end, some in zip(("best", "worst"), chosen, strict=True) for i in range(len(some))]
-    rows = np.concatenate(chosen)
+    rows, every = np.concatenate(chosen), everything(done, read, reading.label, score, what)
     svg = done.study.draws(done.found, reading.name, rows.tolist(), named) if done.study.draws is not None else None
     svg = drawn_by_task(read, rows.tolist()) if svg is None else svg
     exhibits = [] if svg is None else [Exhibit(
         f"The best and the worst read: {reading.name}", svg, f"{read.where}. Test examples, from the best read to the "
-        f"worst.{alike}", everything(done, read, reading.label, score, what).iloc[rows])]
+        f"worst.{alike}", every.iloc[rows])]
     shown = pd.DataFrame([
         {"example": name, "truth": truth(read, reading.label, k), "read": said(read, reading.label, k),
          what: number(float(score[k])), "prompt": prompt_text(read.prompts, int(read.rows[k]))}
         for name, k in zip(named, rows.tolist(), strict=True)])
     return Section(reading.words, (), exhibits, [Table(
         f"Best and worst: {reading.name}", shown, f"{read.where}; {len(score):,} test examples.{alike} The probed "
-        "token is in brackets.", everything(done, read, reading.label, score, what).sort_values(
-            what, ascending=what != ERROR, kind="stable"), prose=("truth", "read", "prompt"))])
+        "token is in brackets.", every.sort_values(what, ascending=what != ERROR, kind="stable"), prose=("truth", "read", "prompt"))])
 
 
 ERROR = "mean absolute error"
