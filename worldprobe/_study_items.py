@@ -17,6 +17,7 @@ from ._study import Done
 
 SHOWN = 3  # of either end
 NAMED = 3  # targets that are named
+ERROR = "mean absolute error"  # the one score of which less is better
 DIGITS = 4  # after the point, of what is read, in the data
 BEFORE = 14  # words of a prompt in the page; the rows have all
 
@@ -31,6 +32,7 @@ def items_section(done: Done) -> Section | None:
 
 
 def items_part(done: Done, reading: Reading) -> Section:
+    """The same of one reading."""
     read = done.found.readings[reading.name]
     score, what = scores(read, reading.label)
     chosen = ends(score if what != ERROR else -score, read.prompts.examples["group"].to_numpy()[read.rows])
@@ -48,10 +50,8 @@ def items_part(done: Done, reading: Reading) -> Section:
         for name, k in zip(named, rows.tolist(), strict=True)])
     return Section(reading.words, (), exhibits, [Table(
         f"Best and worst: {reading.name}", shown, f"{read.where}; {len(score):,} test examples.{alike} The probed "
-        "token is in brackets.", every.sort_values(what, ascending=what != ERROR, kind="stable"), prose=("truth", "read", "prompt"))])
-
-
-ERROR = "mean absolute error"
+        "token is in brackets.", every.sort_values(what, ascending=what != ERROR, kind="stable"),
+        prose=("truth", "read", "prompt"))])
 
 
 def scores(read: Read, label: str) -> tuple[Float[ndarray, " row"], str]:
