@@ -121,7 +121,8 @@ def effect(
                            at_kl=at_kl, n_random=n_random, seed=seed, identity=identity)
     if isinstance(cases, LabelledPrompts):
         raise ValueError("labelled prompts go with a subspace, effect(model, prompts, probe.write); directions and "
-                         "edits want counterfactual cases, such as tasks.othello.cases()")
+                         "edits want counterfactual cases, such as tasks.othello.cases(), or those of any prompts: "
+                         "interventions.prompt_cases(prompts, label, model.cfg.d_vocab)")
     make, sites = edit_maker(directions, edit, sites)
     if n_random < MIN_DRAWS:
         raise ValueError(f"a random band needs at least {MIN_DRAWS} draws, n_random is {n_random}; raise it, or use "
