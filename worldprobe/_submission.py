@@ -141,7 +141,7 @@ def plain_lines(text: str) -> str:
 
 def _bytes(path: Path, most: int) -> bytes:
     if not path.is_file():
-        raise SubmissionError(f"there is no file {plain(path)}")
+        raise SubmissionError(f"there is no file {plain(path)}; name the results.json of a run")
     if (size := path.stat().st_size) > most:
         raise SubmissionError(f"{plain(path.name)} has {size / 2**20:.1f} MB, at most {most >> 20} are read; split it")
     return path.read_bytes()
@@ -151,7 +151,8 @@ def _loaded(data: bytes, depth: int) -> Any:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SubmissionError(f"a submission is JSON in UTF-8, byte {error.start} is not") from error
+        raise SubmissionError(f"a submission is JSON in UTF-8, byte {error.start} is not; send the results.json of "
+                              "a run, not its .parquet") from error
     marks = np.frombuffer(re.sub(rb"[^\[\]{}]+", b"", _STRING.sub(b"", data)), np.uint8)
     level = np.cumsum(np.where((marks == ord("[")) | (marks == ord("{")), 1, -1))
     if len(level) and level.max() > depth:
@@ -162,7 +163,7 @@ def _loaded(data: bytes, depth: int) -> Any:
     except SubmissionError:
         raise
     except (ValueError, RecursionError) as error:
-        raise SubmissionError(f"this is no JSON: {plain(error)[:200]}") from error
+        raise SubmissionError(f"this is no JSON: {plain(error)[:200]}; send the results.json of a run") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict:

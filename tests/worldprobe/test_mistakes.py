@@ -149,6 +149,15 @@ def test_a_mistake_is_one_line_with_what_came_and_what_to_do(capsys, monkeypatch
     assert now == before, "a mistake leaves no folder behind that the right command would trip over"
 
 
+@pytest.mark.parametrize(("file", "came"), [("nosuch.json", "no file nosuch.json"), ("results.json", "a list of 0"),
+                                            ("results.parquet", "no JSON"), ("notes.csv", "byte 128")])
+def test_a_refused_submission_is_one_line_and_exit_code_1(capsys, monkeypatch, folder, file, came):
+    monkeypatch.chdir(folder)
+    code, out, err = call(capsys, "leaderboard", "validate", file)
+    assert (code, out, len(err)) == (1, [], 1) and err[0].startswith("refused: ")
+    assert came in err[0] and "results.json of a run" in err[0], err[0]
+
+
 def test_debug_shows_where_a_mistake_was_noticed(monkeypatch, folder):
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match="nosuch"):
