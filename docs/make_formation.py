@@ -3,12 +3,14 @@ Chromium. The run is one of `worldprobe formation othello-6x6 --out runs/othello
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from drawing import draw
+from PIL import Image
 
 from worldprobe._formation_figure import formation_plot
 from worldprobe._formation_model import asked, measured
@@ -22,7 +24,9 @@ def main(run: str) -> None:
         shutil.copytree(run, Path(scratch) / "run")
         table, found, _ = measured(*asked(Path(scratch) / "run", log=quiet, **{
             name: config[name] for name in ("model", "task", "prompts", "seed", "quick")}))
-    draw([to_svg(formation_plot(table, found))], Path(__file__).parent / "formation.png")
+    svg, file = to_svg(formation_plot(table, found)), Path(__file__).parent / "formation.png"
+    draw([re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', svg[svg.index("<svg"):], count=2)], file)
+    Image.open(file).convert("RGB").quantize(96).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Behaviour, probes and the six alignments over training, on one axis of log steps: what rises first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy import ndarray
 from probing.formation import log_steps
 
 from ._dynamics_report import draw_curve, points, shortcut_lines, steps_axis
-from ._formation_followed import Followed, Relation
+from ._formation_followed import Followed, Relation, headline
 from ._ink import INK, MARKERS, MUTED, SERIES, Plot, name_lines, styled, words
 from ._rows import metric_name
 
@@ -22,11 +22,12 @@ SIDES = {"out": "after the layer", "in": "before it"}
 CAPTION = (
     "One axis of log steps in every panel, step 0 at its left end. Above, left: behaviour; right: the linear probe "
     "fitted at each checkpoint (solid), the probe of the last one read out at all others (dotted), the strongest "
-    "shortcut (dashed). Bands through all panels: the checkpoints between which behaviour (orange) and the first probe "
-    "(blue) are halfway from their first to their last value, 95 % of resamples. Below: the six alignments, thin: each "
-    "of {layers} linear layers, later ones darker; thick: their mean, whiskers: 95 % interval, parts of the prompts "
-    "resampled. Grey: the mean with the eigenvectors of one matrix rotated at random; dotted: the mean at step 0, "
-    "which is high for out-RWA and in-GWA by algebra. Bar at the foot: where the mean is halfway, as for the bands.")
+    "shortcut (dashed). Bands through all panels: the checkpoints between which behaviour (orange) and the probe that "
+    "gains most (in its colour) are halfway from their first to their last value, 95 % of resamples. Below: the six "
+    "alignments, thin: each of {layers} linear layers, later ones darker; thick: their mean, whiskers: 95 % interval, "
+    "parts of the prompts resampled. Grey: the mean with the eigenvectors of one matrix rotated at random; dotted: the "
+    "mean at step 0, which is high for out-RWA and in-GWA by algebra. Bar at the foot: where the mean is halfway, as "
+    "for the bands.")
 
 
 def formation_plot(table: pd.DataFrame, found: Followed) -> Plot:
@@ -41,15 +42,16 @@ def formation_plot(table: pd.DataFrame, found: Followed) -> Plot:
     figure.frame = table
     axes = figure.subplots(4, 2)
     x = log_steps(found.steps)
+    colours = {name: PROBES[i % 2] for i, name in enumerate(dict.fromkeys(found.first["reading"].dropna()))}
     for ax in axes.flat:
         styled(ax)
         steps_axis(ax, found.steps, x, last=ax in axes[-1], room=0.13)
-        _bands(ax, found.first)
+        _bands(ax, found.first, colours)
     if (found.first["kind"] == "behaviour").any():
         _behaviour(axes[0, 0], rows, found, x)
     else:
         axes[0, 0].set_visible(False)
-    _probes(axes[0, 1], rows, found, x)
+    _probes(axes[0, 1], rows, found, x, colours)
     low = min(0.0, min(r.values.mean(1).min() for r in found.relations))
     for i, relation in enumerate(found.relations):
         ax = axes[1 + i % 3, i // 3]
@@ -58,12 +60,11 @@ def formation_plot(table: pd.DataFrame, found: Followed) -> Plot:
     return figure
 
 
-def _bands(ax: Axes, first: pd.DataFrame) -> None:
-    """Between which checkpoints the headline of behaviour and the first probe are halfway."""
-    for kind, colour in (("behaviour", BEHAVIOUR), ("probe", PROBES[0])):
-        curve = first[(first["kind"] == kind) & (first["gain"] > 0)].head(1)
-        if len(curve):
-            ax.axvspan(*_at(ax, curve.iloc[0]), color=colour, alpha=0.13, lw=0)
+def _bands(ax: Axes, first: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Between which checkpoints the headlines of behaviour and of the probes are halfway."""
+    for kind in ("behaviour", "probe"):
+        for _, curve in headline(first, kind).iterrows():
+            ax.axvspan(*_at(ax, curve), color=colours.get(curve["reading"], BEHAVIOUR), alpha=0.13, lw=0)
 
 
 def _at(ax: Axes, curve: pd.Series) -> tuple[float, float]:
@@ -80,9 +81,9 @@ def _behaviour(ax: Axes, rows: pd.DataFrame, found: Followed, x: Float[ndarray, 
     _finish(ax, "behaviour", "share", names)
 
 
-def _probes(ax: Axes, rows: pd.DataFrame, found: Followed, x: Float[ndarray, " step"]) -> None:
+def _probes(ax: Axes, rows: pd.DataFrame, found: Followed, x: Float[ndarray, " step"], colours: Mapping[str, str]
+            ) -> None:
     mine = found.first[found.first["kind"] != "behaviour"]
-    colours = {name: PROBES[i % len(PROBES)] for i, name in enumerate(dict.fromkeys(mine["reading"]))}
     looks = {name: MARKERS[i] for i, name in enumerate(colours)}
     names = [draw_curve(ax, points(rows, curve), curve, colours[curve["reading"]], looks[curve["reading"]], x, False)
              for _, curve in mine.iterrows()]

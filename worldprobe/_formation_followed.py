@@ -78,6 +78,12 @@ class Followed:
         return pd.concat(parts, ignore_index=True).rename(columns={"curve": "layer"})
 
 
+def headline(first: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The row of the first behaviour, or of the probe that gains most; none where nothing grows."""
+    rows = first[(first["kind"] == kind) & (first["gain"] > 0)]
+    return rows.head(1) if kind == "behaviour" else rows.sort_values("gain", kind="stable").tail(1)
+
+
 def relation_of(aligned: Aligned, side: str, relation: str) -> Relation:
     """One relation over the steps; layers where there is never anything to align are left out."""
     rows = pd.concat([part.assign(step=step) for step, part in aligned.items()])
@@ -124,8 +130,7 @@ def answer(lags: pd.DataFrame, about: pd.DataFrame) -> str:
         for curve in here:
             own = rows.loc[curve]
             where = "" if kind == "does not grow" else f", halfway {steps_between(own)}"
-            gain = f"{own['gain']:+.2f} [{own['gain_low']:+.2f}, {own['gain_high']:+.2f}]"
-            places.setdefault(where, []).append(f"{curve} ({gain})")
+            places.setdefault(where, []).append(f"{curve} ({own['gain']:+.2f})")
         if len(here):
             said.append(f"{len(here)} {words}: " + "; ".join(", ".join(who) + where for where, who in places.items()))
     return f"{name} is halfway {steps_between(rows.loc[name])}. Of the six alignments {'. '.join(said)}."

@@ -25,7 +25,7 @@ from tasks._study import Study
 from ._cli import no_such
 from ._dynamics_report import dynamics_section
 from ._formation_figure import CAPTION, formation_plot
-from ._formation_followed import Followed, steps_between
+from ._formation_followed import Followed, headline, steps_between
 from ._formation_states import probe_table, probes_at, regime_rows, regime_table
 from ._report import Exhibit, Section, Table, write_report
 from ._run import Run, open_run
@@ -113,7 +113,7 @@ def measured(folder: Run, study: Study, directory: Path, data: Mapping[str, Labe
               for step, path in paths.items()}
     moved = folder.stage("regime", lambda: regime_rows(paths[0], paths[max(paths)], readings[0],
                                                        data[readings[0].name]))
-    values = {curve.name: curve.values for _, curve in curves}
+    values = {(about["kind"], about["reading"]): curve.values for about, curve in curves}
     return tables[0], found, [*(probe_table(r, probes, found.first, values) for r in readings), regime_table(moved)]
 
 
@@ -208,8 +208,8 @@ _LAGS = ("By the checkpoints between which both are halfway. Where both have a s
          "groups and parts of the prompts resampled, places between checkpoints that fit no worse among them. Of one "
          "run of training.")
 _LAYERS = ("Of all linear layers, how many end aligned (above the null of the same layer, and above their value at "
-           "step 0 by 95 % of resamples), how many rise at once, and how many are halfway before or after the first "
-           "probe. Every layer is in the CSV.")
+           "step 0 by 95 % of resamples), how many rise at once, and how many are halfway before or after the probe "
+           "that gains most. Every layer is in the CSV.")
 
 
 def _shown(found: Followed) -> pd.DataFrame:
@@ -217,7 +217,8 @@ def _shown(found: Followed) -> pd.DataFrame:
     for (_, row), relation in zip(found.transitions.iterrows(), found.relations, strict=True):
         step = f"{row['step']:,.0f} [{row['step_low']:,.0f}, {row['step_high']:,.0f}]"
         lines.append({"relation": row["curve"], "at step 0": row["first"], "at the end": row["last"],
-                      "gain": row["last"] - row["first"], "rotated null": relation.null[-1].mean(),
+                      "gain": f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]",
+                      "rotated null": relation.null[-1].mean(),
                       "halfway": steps_between(row) if row["gain_low"] > 0 else "does not grow",
                       "rises at once at step": step if row["sharp"] else "no step of its own"})
     return pd.DataFrame(lines)
@@ -233,7 +234,8 @@ def _shown_lags(found: Followed) -> pd.DataFrame:
 
 
 def _shown_layers(found: Followed) -> pd.DataFrame:
-    other = found.first[found.first["kind"] == "probe"]["curve"].iloc[0]
+    probes = found.first[found.first["kind"] == "probe"]
+    other = pd.concat([headline(found.first, "probe"), probes])["curve"].iloc[0]
     rows, lines = found.by_layer[found.by_layer["other"] == other], []
     for relation, part in rows.groupby("relation", sort=False):
         above = (part["last"] > part["null"]) & (part["gain_low"] > 0)

@@ -76,26 +76,28 @@ def angle(read: Float[ndarray, "target direction d_model"], other: Float[ndarray
     return float(np.mean(found)), float(np.mean([random_angles(*shape).mean() for shape in set(chance)]))
 
 
-def probe_table(reading: Reading, at: Mapping[int, Arrays], first: pd.DataFrame, curves: Mapping[str, ndarray]
-                ) -> Table:
+def probe_table(reading: Reading, at: Mapping[int, Arrays], first: pd.DataFrame,
+                curves: Mapping[tuple[str, str | None], ndarray]) -> Table:
     """Does the reading rotate or appear? One line per checkpoint."""
     steps, last = sorted(at), at[max(at)]
     lines = []
     for i, step in enumerate(steps):
         mean, chance = angle(at[step][f"{reading.name}.read"], last[f"{reading.name}.read"])
-        line = {"step": f"{step:,}", "probe of that step": curves[reading.name][i],
-                "final probe": curves[f"{reading.name}, final probe"][i], "angle to the final probe": f"{mean:.0f}°"}
+        line = {"step": f"{step:,}", "probe of that step": curves["probe", reading.name][i],
+                "final probe": curves["final_probe", reading.name][i],
+                "angle to the final probe": f"{mean:.0f}°" if np.isfinite(mean) else "–"}
         if f"{reading.name}.bits" in last:
             line["compression"] = "{:.2f} [{:.2f}, {:.2f}]".format(*ratio_interval(
                 at[step][f"{reading.name}.size"], at[step][f"{reading.name}.bits"]))
         lines.append(line)
-    metric = first[first["curve"] == reading.name]["metric"].iloc[0]
+    metric = first[first["reading"] == reading.name]["metric"].iloc[0]
     caption = (f"{metric} on test, at the site of the final probe for the last columns. Angle: mean principal angle "
                f"between what the probe of that step and the final one read of each target; random: {chance:.0f}°. "
                "Noise in the probes turns them too, so an angle between 0 and random says less than the transfer. ")
     if f"{reading.name}.bits" in last:
         caption += ("Compression: bits of a uniform coder over bits of the online code (minimum description length), "
-                    "1 where the states say nothing, of probes of one penalty; in brackets 95 %, groups resampled.")
+                    "1 where the states say nothing, below 1 where the probe, of one penalty at all steps, overfits; "
+                    "in brackets 95 %, groups resampled.")
     return Table(f"{reading.name}: does it rotate or appear?", pd.DataFrame(lines), caption)
 
 

@@ -105,7 +105,10 @@ def _curves(study: Study, followed: Sequence[Reading], tables: Mapping[int, pd.D
     for reading in followed:
         top = chosen(last, reading.name)
         about = {"reading": reading.name, "metric": top["metric"]}
-        yield (about | {"kind": "probe"}, _curve(reading.name, {
+        name = reading.name  # of some studies that of a metric, too
+        if study.behaviour is not None and name in study.behaviour.metrics:
+            name += ", probe"
+        yield (about | {"kind": "probe"}, _curve(name, {
             step: chosen(rows, reading.name).name for step, rows in tables.items()}, groups, seed))
         where = {"stream": top["stream"], "layer": top["layer"]}
         final = {step: pick(rows, positions=reading.name, probe=top["probe"] + FINAL, control=None, split="test",
