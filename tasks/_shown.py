@@ -104,7 +104,8 @@ def _words(prompts: "LabelledPrompts", row: int) -> tuple[list[str], int]:
         start = max(0, pos - AROUND)
         words = [prompts.vocabulary[t] if t < len(prompts.vocabulary) else str(t) for t in tokens[start : pos + 3]]
         return ["..."] * (start > 0) + words + ["..."] * (pos + 3 < len(tokens)), pos - start + (start > 0)
-    named = [t for s in prompts.schemes for t in prompts.targets(s) if t in prompts.examples]
+    targets = [t for s in prompts.schemes for t in prompts.targets(s) if t not in ("prompt", "pos", "split")]
+    named = [t for t in (*targets, "text") if t in prompts.examples]
     text = str(example[named[0]] if named else example["group"])
     token = f": {example['probed']}" if "probed" in prompts.examples else ""
     return [text if len(text) <= 160 else text[:157] + "...", f"(token {pos} of {len(tokens)}{token})"], 1

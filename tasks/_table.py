@@ -65,6 +65,8 @@ def from_table(table: pd.DataFrame | str | Path, tokenizer, *, text: str = "text
         examples[f"{column}/{text}"] = _codes(rows, column, classes, of)
     at_pos = found.tokens[np.arange(len(rows)), found.pos[:, 0]]
     examples["probed"] = tokenizer.convert_ids_to_tokens(at_pos.tolist())
+    if text in examples:  # a column called `prompt`
+        examples["text"] = texts
     kept = [c for c in rows if c not in examples and "/" not in str(c)]
     return LabelledPrompts(task=name, tokens=found.tokens, lengths=found.lengths, classes=classes,
                            examples=pd.DataFrame(examples).join(rows[kept]),

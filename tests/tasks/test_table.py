@@ -69,6 +69,12 @@ def test_what_is_wrong_with_a_table_is_said(change, options, words):
         tasks.from_table(FRAME.assign(**change), tiny("byte-level"), **options)
 
 
+def test_a_column_of_texts_called_prompt_is_shown_as_text():
+    prompts = tasks.from_table(FRAME.rename(columns={"text": "prompt"}), tiny("byte-level"), text="prompt",
+                               labels=["true"], group="city")
+    assert "The city of Krasnodar is in Poland." in repr(prompts) and len(prompts.tokens) == 12
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match="nowhere.csv"):
         tasks.from_table("nowhere.csv", tiny("byte-level"))
