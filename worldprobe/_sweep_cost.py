@@ -133,7 +133,7 @@ def summary(settings: Mapping[str, Any], cells: pd.DataFrame, done: set[str], wo
     lines = [f"{len(cells):,} cells in {cells['unit'].nunique():,} units: {kinds}"]
     for name, of in cells.groupby("model", sort=False):
         lines.append(f"model {name}: {of['parameters'].iloc[0]:,} parameters, d_model {of['d_model'].iloc[0]}; "
-                     f"{', '.join(of['task'].unique())}; seeds {', '.join(map(str, of['seed'].unique()))}")
+                     f"{', '.join(of['task'].unique())}; seeds {_spans(of['seed'].unique())}")
     for (task, label, reading), of in cells.groupby(["task", "label", "reading"], sort=False):
         probes = [p for p in of["probe"].unique() if p]
         place = f" ({reading})" if reading not in ("", label) else ""
@@ -154,6 +154,17 @@ def summary(settings: Mapping[str, Any], cells: pd.DataFrame, done: set[str], wo
         f"memory: about {_size(memory(cells))} per worker",
         f"time: {duration(work + end)} of one core, by a measurement on this machine; about {duration(clock)} with "
         f"{workers} worker{'s' * (workers > 1)} ({executor})"])
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """`0-4, 7`."""
+    found: list[list[int]] = []
+    for n in map(int, numbers):
+        if found and found[-1][1] == n - 1:
+            found[-1][1] = n
+        else:
+            found.append([n, n])
+    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in found)
 
 
 def _size(n: float) -> str:

@@ -15,7 +15,7 @@ STATES = ("done", "cached", "running", "failed", "waiting")  # cached: by an ear
 MARKS = {"done": "#", "cached": "=", "running": ">", "failed": "!", "waiting": "."}
 _COLOURS = {"done": "green", "cached": "cyan", "running": "yellow", "failed": "red", "waiting": "bright_black"}
 _FIRST = ("failed", "running", "waiting", "done", "cached")  # what a mark that stands for several cells shows
-WIDTH = 40  # marks in a line
+WIDE = 110  # columns of a terminal that has room for 40 marks in a line
 LINE = 10.0  # seconds between lines in a log file
 DRAW = 1.0  # seconds between pictures on a terminal
 ERRORS = 5  # kinds of errors that are shown
@@ -78,40 +78,40 @@ def as_table(state: Mapping[str, Any]) -> str:
 
     console = Console(width=None if sys.stdout.isatty() else 140, force_terminal=sys.stdout.isatty() or None)
     with console.capture() as captured:
-        console.print(_grid(state))
+        console.print(_grid(state, console.width >= WIDE))
     return captured.get().rstrip()
 
 
 def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _grid(state: Mapping[str, Any]) -> Any:
+def _grid(state: Mapping[str, Any], wide: bool = True) -> Any:
     """A line of marks per task, model and label; a mark stands for one or several cells."""
     from rich.box import SIMPLE
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("task", "model", "label", "cells", *STATES, "", box=SIMPLE, pad_edge=False)
+    there = [name for name in STATES if state[name]]  # a narrow terminal has no room for columns of nothing
+    table = Table("task", "model", "label", *there, "", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for row in state["rows"]:
-        strip = Text()
-        for mark in _binned(row["strip"]):
+        strip = Text(no_wrap=True)
+        for mark in _binned(row["strip"], 40 if wide else 16):
             strip.append(MARKS[mark], _COLOURS[mark])
-        n = sum(row[name] for name in STATES)
-        table.add_row(*(Text(plain(row[c])) for c in ("task", "model", "label")), f"{n:,}",
-                      *(f"{row[name]:,}" if row[name] else "" for name in STATES), strip)
+        table.add_row(*(Text(plain(row[c])) for c in ("task", "model", "label")),
+                      *(f"{row[name]:,}" if row[name] else "" for name in there), strip)
     legend = Text("  ".join(f"{mark} {name}" for name, mark in MARKS.items()), "bright_black")
     errors = [Text(f"failed: {plain(text)}", "red") for text in list(dict.fromkeys(e["error"] for e in state["errors"]))
               [:ERRORS]]
     return Group(table, legend, *errors, Text(as_line(state)))
 
 
-def _binned(strip: str) -> list[str]:
+def _binned(strip: str, width: int) -> list[str]:
     names = {mark: name for name, mark in MARKS.items()}
-    n = min(WIDTH, len(strip))
+    n = min(width, len(strip))
     parts = [{names[m] for m in strip[i * len(strip) // n:(i + 1) * len(strip) // n]} for i in range(n)]
     return [next(name for name in _FIRST if name in part) for part in parts]
 
@@ -123,6 +123,7 @@ class Live:
     def __init__(self, folder: SweepFolder, plan: pd.DataFrame, log: Callable[[str], None]):
         self.folder, self.plan, self._log = folder, plan, log
         self._view: Any = None
+        self._wide = True
         self._said = time.monotonic()
 
     def __enter__(self) -> "Live":
@@ -130,7 +131,9 @@ class Live:
             from rich.console import Console
             from rich.live import Live as View
 
-            self._view = View(console=Console(stderr=True), auto_refresh=False, transient=True)
+            console = Console(stderr=True)
+            self._wide = console.width >= WIDE
+            self._view = View(console=console, auto_refresh=False, transient=True)
             self._view.start()
         return self
 
@@ -145,5 +148,5 @@ class Live:
         if self._view is None:
             self._log(as_line(state))
         else:
-            self._view.update(_grid(state), refresh=True)
+            self._view.update(_grid(state, self._wide), refresh=True)
         self._said = time.monotonic()  # after it: of a large sweep the look itself takes a moment

@@ -12,8 +12,10 @@ from collections import Counter
 import pytest
 
 from worldprobe._run import RunError
-from worldprobe._sweep import sweep
+from worldprobe._sweep import settings_of, sweep
+from worldprobe._sweep_executors import ONE_THREAD, worker_command
 from worldprobe._sweep_folder import DEATHS, SweepFolder
+from worldprobe._sweep_plan import plan_cells
 from worldprobe._sweep_status import STATES, as_line, as_table, state_of
 from worldprobe._sweep_work import work
 
@@ -169,3 +171,33 @@ def test_without_a_cluster_the_executor_says_what_is_missing(tmp_path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunError, match="there is no SLURM on this machine: sbatch is not found"):
         sweep(tmp_path / "sweep", **ASKED, cache=cache, executor="slurm")
+
+
+SEES = """
+import os
+from pathlib import Path
+from probing import MassMeanProbe
+class Sees(MassMeanProbe):
+    def fit(self, X, y):
+        with open(Path(__file__).with_name("seen"), "a") as file:
+            file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + os.linesep)
+        return super().fit(X, y)
+"""
+
+
+@pytest.mark.slow
+def test_every_worker_sees_one_gpu(tmp_path, cache, monkeypatch):
+    (tmp_path / "sees.py").write_text(SEES)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.getcwd()]))
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = SweepFolder(tmp_path / "sweep")
+    folder.make()
+    asked = {k: ASKED[k] for k in ("labels", "layers", "prompts", "shuffles", "seeds")}
+    settings = settings_of(["decoy"], ["decoy", "decoy-1"], **asked, probes=["sees:Sees"], block=1, quick=False,
+                           options={}, doses=None, cases=9, correction="none", dtype="float32", device="auto",
+                           device_map=None, cache=cache, retries=1)
+    folder.write_plan(settings, plan_cells(settings))
+    words = [*worker_command(folder), "--workers", "2", "--devices", "3,7"]
+    assert subprocess.run(words, env={**os.environ, **ONE_THREAD}).returncode == 0
+    assert len(folder.done()) == len(folder.plan())
+    assert set((tmp_path / "seen").read_text().split()) == {"3", "7"}
