@@ -178,7 +178,7 @@ def test_the_plan_names_what_will_be_done_before_any_work(capsys, tmp_path):
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["run", "decoi"], "no task 'decoi'; did you mean decoy?"),
-    (["run", "decoy", "--with", "sise=6"], "--with takes options of the study, model; not sise"),
+    (["run", "decoy", "--with", "sise=6"], "decoy has no option 'sise' for --with; it takes none"),
     (["run", "decoy", "--games", "6"], "run decoy does not take --games; it takes --model, --prompts, --n-cases, "
                                        "--with, --seed, --quick"),
 ])
