@@ -12,27 +12,24 @@ Gurnee et al., arXiv:2401.12181 (universal neurons); Moschella et al., arXiv:220
 import itertools
 import json
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
 
 from probing import Site, load_model, random_init, read_batches
 from probing.formation import compare_layers, match_units, relative, universal_neurons
-from tasks import LabelledPrompts, split_by_group
+from tasks import LabelledPrompts
+from tasks._families import Family, families
 from tasks._files import write_whole
-from tasks.space_time._world import PROMPT_LENGTH, entities, words
-from tasks.truthfulness._labels import world
-from tasks.truthfulness._world import PLACES
 
 from ._report import write_report
 from ._run import open_run
@@ -44,73 +41,19 @@ QUICK_PARTS, QUICK_ROWS = 1, 300
 N_NULL, N_ANCHORS = 20, 60
 
 
-@dataclass(frozen=True)
-class Family:
-    """Reference models of one world, and what they are held against.
+def pairs_of(family: Family, known: Sequence[Family]) -> list[tuple[str, str, str]]:
+    """(kind, one network, the other) of all pairs of a family; NAME~K is NAME with random weights of seed K.
 
-    Attributes:
-        seeds: Of one task, from other initial weights and other data.
-        tasks: Trained on another task in the same words, from the initial weights of the first seed, which is left out
-            of these pairs.
-        worlds: Seeds of another world; none where prompts are longer than its models take.
-        prompts: (rows, seed) -> distinct prompts, read at their last token.
-        label: What a stitched probe reads there.
+    The other world is that of the first of the known families whose task is another one. A network of another task in
+    the same words began with the weights of the first seed, which is left out of these pairs.
     """
-
-    name: str
-    seeds: tuple[str, ...]
-    tasks: tuple[str, ...]
-    worlds: tuple[str, ...]
-    prompts: Callable[[int, int], LabelledPrompts]
-    label: str
-
-    @property
-    def stage(self) -> str:
-        """The name as that of a file."""
-        return self.name.replace(", ", "-").replace(" ", "-")
-
-    def pairs(self) -> list[tuple[str, str, str]]:
-        """(kind, one network, the other); NAME~K is NAME with random weights of seed K."""
-        fresh = [f"{self.seeds[0]}~{k}" for k in range(len(self.seeds))]
-        found = [("seeds", a, b) for a, b in itertools.combinations(self.seeds, 2)]
-        found += [("other task", a, b) for a in self.seeds[1:] for b in self.tasks]
-        found += [("other world", a, b) for a, b in zip(self.seeds, self.worlds, strict=False)]
-        found += [("untrained", a, b) for a, b in zip(self.seeds, fresh, strict=True)]
-        return found + [("two untrained", a, b) for a, b in itertools.combinations(fresh, 2)]
-
-
-def statements(n: int, seed: int, place: str) -> LabelledPrompts:
-    """Different statements of the world of truth up to `place`, object or period, and read there."""
-    made = world(16 * n, seed)
-    return _distinct(made, made.tokens[:, :PLACES[place] + 1], n, "truth/statement")
-
-
-def questions(n: int, seed: int) -> LabelledPrompts:
-    """Different questions about two places, read at the end of the second name, with the half of the plane that it
-    lies in."""
-    places = entities("place")
-    rng = np.random.default_rng([seed, 3])
-    first, second = np.divmod(rng.permutation(len(places) ** 2), len(places))
-    first, second = first[first != second], second[first != second]
-    asked = rng.choice([words().index(relation) for relation in ("distance", "direction")], len(first))
-    tokens = np.concatenate([asked[:, None], places.tokens[first], places.tokens[second]], 1)
-    group = places.table["entity"].to_numpy(object)[second]
-    east = (places.table["x"].to_numpy()[second] > 0).astype("int8")
-    examples = pd.DataFrame({"prompt": np.arange(len(tokens)), "pos": PROMPT_LENGTH - 1, "group": group,
-                             "split": split_by_group(group, seed), "half/second": east})
-    made = LabelledPrompts(task="space_time", tokens=torch.from_numpy(tokens), vocabulary=words(),
-                           lengths=torch.full((len(tokens),), PROMPT_LENGTH), examples=examples,
-                           classes={"half": ("west", "east")})
-    return _distinct(made, made.tokens, n, "half/second")
-
-
-_TRUTH, _SPACE = (tuple(f"{name}{seed}" for seed in ("", "-1", "-2")) for name in ("truthfulness", "space_time"))
-_OTHER_TASKS = ("truthfulness-independent", "truthfulness-negation")
-FAMILIES = (
-    Family("space_time", _SPACE, (), _TRUTH, questions, "half"),
-    Family("truthfulness, at the object", _TRUTH, _OTHER_TASKS, _SPACE, partial(statements, place="object"), "truth"),
-    Family("truthfulness, at the full stop", _TRUTH, _OTHER_TASKS, (), partial(statements, place="period"), "truth"),
-)
+    fresh = [f"{family.seeds[0]}~{k}" for k in range(len(family.seeds))]
+    worlds = next((other.seeds for other in known if other.task != family.task), ())
+    found = [("seeds", a, b) for a, b in itertools.combinations(family.seeds, 2)]
+    found += [("other task", a, b) for a in family.seeds[1:] for b in family.tasks]
+    found += [("other world", a, b) for a, b in zip(family.seeds, worlds, strict=False)]
+    found += [("untrained", a, b) for a, b in zip(family.seeds, fresh, strict=True)]
+    return found + [("two untrained", a, b) for a, b in itertools.combinations(fresh, 2)]
 
 
 def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Callable[[str], None] = print) -> Path:
@@ -124,8 +67,9 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
 
     folder = open_run(out, {"experiments": "universality", "seed": seed, "quick": quick}, log=log)
     parts, rows = (QUICK_PARTS, QUICK_ROWS) if quick else (PARTS, ROWS)
-    table = pd.concat([folder.stage(f"{family.stage}-{part}", partial(measure, family, part, rows, seed))
-                       for family in FAMILIES for part in range(parts)], ignore_index=True)
+    known = families()
+    table = pd.concat([folder.stage(f"{file_name(family)}-{part}", partial(measure, family, known, part, rows, seed))
+                       for family in known for part in range(parts)], ignore_index=True)
     found = [{"id": i, **check} for i, check in enumerate(checks(table), 1)]
     path = folder.path / "checks.json"
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
@@ -139,14 +83,19 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
 def plan(*, seed: int = 0, quick: bool = False) -> str:
     """What `reproduce` would do."""
     parts, rows = (QUICK_PARTS, QUICK_ROWS) if quick else (PARTS, ROWS)
-    pairs = sum(len(family.pairs()) for family in FAMILIES)
-    return "\n".join([f"{len(FAMILIES)} families of reference models, {pairs} pairs, {len(METRICS) + 3} metrics, "
+    known = families()
+    pairs = sum(len(pairs_of(family, known)) for family in known)
+    return "\n".join([f"{len(known)} families of reference models, {pairs} pairs, {len(METRICS) + 3} metrics, "
                       f"each with {N_NULL} random orders of the rows",
                       f"{parts} disjoint parts of {rows:,} rows, seed {seed}",
                       "memory: about 1.5 GB", f"time: roughly {3 if quick else 20} minutes on one core"])
 
 
-def measure(family: Family, part: int, rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
+def file_name(family: Family) -> str:
+    return family.name.replace(", ", "-").replace(" ", "-")
+
+
+def measure(family: Family, known: Sequence[Family], part: int, rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
     """One row per pair and metric: family, part, kind, a, b, n, metric, value, null, null_high, p_value, layer_a,
     layer_b.
 
@@ -154,15 +103,11 @@ def measure(family: Family, part: int, rows: int = ROWS, seed: int = 0) -> pd.Da
     stitched probe: of its anchors), with the same choice of the best layers.
     """
     prompts = _part(family.prompts((part + 1) * rows, seed), part, rows)
-    known: dict[str, dict[str, ndarray]] = {}
-
-    def of(name: str) -> dict[str, ndarray]:
-        if name not in known:
-            known[name] = states(name, prompts, seed)
-        return known[name]
-
+    of = cache(partial(states, prompts=prompts, seed=seed))
     found: list[dict[str, Any]] = []
-    for kind, a, b in family.pairs():
+    for kind, a, b in pairs_of(family, known):
+        if not of(b):
+            continue
         about = dict(family=family.name, part=part, kind=kind, a=a, b=b, n=rows)
         found += [about | row for row in [*compared(of(a), of(b), seed), *neurons(of(a), of(b), seed),
                                           *stitched(of(a), of(b), prompts, family.label, seed)]]
@@ -170,11 +115,14 @@ def measure(family: Family, part: int, rows: int = ROWS, seed: int = 0) -> pd.Da
 
 
 def states(name: str, prompts: LabelledPrompts, seed: int = 0) -> dict[str, ndarray]:
-    """Of a reference model, or of NAME~K: the stream after every block and the neurons of every MLP, by site."""
+    """Of a reference model, or of NAME~K: the stream after every block and the neurons of every MLP, by site; none of a
+    model whose context the prompts do not fit."""
     known, _, fresh = name.partition("~")
     model = load_model(known)
     if fresh:
         model = random_init(model, int(fresh))
+    if prompts.tokens.shape[1] > model.cfg.n_ctx:
+        return {}
     if known.partition("-")[0] != prompts.task:
         prompts = in_other_words(prompts, model.cfg.d_vocab, seed)
     sites = [Site(stream, layer) for stream in ("resid_post", "mlp_post") for layer in range(model.cfg.n_layers)]
@@ -257,19 +205,6 @@ def _beside_null(values: Float[ndarray, " draw"]) -> dict[str, float]:
 
 def _of(sites: Mapping[str, ndarray], stream: str) -> dict[str, ndarray]:
     return {name: rows for name, rows in sites.items() if name.startswith(stream)}
-
-
-def _distinct(made: LabelledPrompts, tokens: Int[Tensor, "prompt pos"], n: int, label: str) -> LabelledPrompts:
-    """The first n prompts that differ, with one label, read at their last token."""
-    first = np.sort(np.unique(tokens.numpy(), axis=0, return_index=True)[1])
-    if len(first) < n:
-        raise ValueError(f"there are {len(first)} different prompts, not {n}; take fewer rows")
-    rows, width = first[:n], tokens.shape[1]
-    examples = made.examples.iloc[rows][["group", "split", label]].reset_index(drop=True)
-    scheme = label.partition("/")[0]
-    return LabelledPrompts(task=made.task, tokens=tokens[rows], lengths=torch.full((n,), width),
-                           examples=examples.assign(prompt=np.arange(n), pos=width - 1), vocabulary=made.vocabulary,
-                           classes={scheme: made.classes[scheme]})
 
 
 def _part(prompts: LabelledPrompts, part: int, rows: int) -> LabelledPrompts:

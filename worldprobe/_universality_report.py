@@ -15,7 +15,7 @@ _OTHERS = {"other task": "a seed and one of another task", "other world": "a see
            "untrained": "a seed and an untrained one", "two untrained": "two untrained ones"}
 
 
-def pairs_of(table: pd.DataFrame) -> pd.DataFrame:
+def by_pair(table: pd.DataFrame) -> pd.DataFrame:
     """One row per pair and metric: the mean over parts of the rows, its null, and whether every part is above all of
     its random orders."""
     keys = ["family", "metric", "kind", "a", "b"]
@@ -27,7 +27,7 @@ def pairs_of(table: pd.DataFrame) -> pd.DataFrame:
 
 def checks(table: pd.DataFrame) -> list[dict]:
     """Are seeds of one task more alike than chance, than untrained networks, than those of other tasks and worlds?"""
-    pairs, found = pairs_of(table), []
+    pairs, found = by_pair(table), []
     for family, rows in pairs.groupby("family", sort=False):
         above = rows[rows["kind"] == "seeds"].groupby("metric")["above"].all()
         found.append(_check(f"{family}: every two seeds are more alike than their rows in random order", above))
@@ -49,7 +49,7 @@ def _check(what: str, held: pd.Series) -> dict:
 
 
 def section(table: pd.DataFrame) -> Section:
-    pairs = pairs_of(table)
+    pairs = by_pair(table)
     n, parts = int(table["n"].iloc[0]), table["part"].nunique()
     caption = (f"One mark per pair of networks, mean over {parts} disjoint parts of {n:,} rows; thin lines: least and "
                "most of the parts. Grey: rows (of the stitched probe, anchors) in random order, mean and 95th "

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from tasks import decoy
+from tasks._families import Family, distinct, families
+from tasks.space_time._families import questions
+from tasks.truthfulness._families import statements
 from worldprobe import _cli
 from worldprobe import _universality as universality
-from worldprobe._universality import METRICS, Family, in_other_words, measure, questions, statements, states
-from worldprobe._universality_report import NAMES, answers, checks, more_alike, pairs_of, section
+from worldprobe._universality import METRICS, in_other_words, measure, pairs_of, states
+from worldprobe._universality_report import NAMES, answers, by_pair, checks, more_alike, section
 
 
 def prompts(n, seed):
@@ -17,12 +20,13 @@ def prompts(n, seed):
     five = np.flatnonzero(made.lengths == 5)
     made = replace(made, tokens=made.tokens[five], lengths=made.lengths[five],
                    examples=made.examples.iloc[five].assign(prompt=np.arange(len(five))))
-    return universality._distinct(made, made.tokens[:, :5], n, "end/answer")
+    return distinct(made, made.tokens[:, :5], n, "end/answer")
 
 
 @pytest.fixture(scope="module")
 def table():
-    return measure(Family("decoy", ("decoy", "decoy-1"), (), (), prompts, "end"), 1, 60)
+    family = Family("decoy", "decoy", ("decoy", "decoy-1"), (), prompts, "end")
+    return measure(family, [family], 1, 60)
 
 
 def test_rows_differ_and_parts_share_none():
@@ -51,6 +55,17 @@ def test_other_words_tell_the_same_prompts_apart():
         in_other_words(made, 20)
 
 
+def test_networks_are_paired_with_what_they_share_less_and_less_of():
+    known = families()
+    space, truth, again = known
+    assert (space.task, truth.task, again.task) == ("space_time", "truthfulness", "truthfulness")
+    kinds = [kind for kind, _, _ in pairs_of(truth, known)]
+    assert [kinds.count(k) for k in universality.KINDS] == [3, 4, 3, 3, 3]
+    assert "truthfulness" not in {a for kind, a, _ in pairs_of(truth, known) if kind == "other task"}
+    assert {b for kind, _, b in pairs_of(space, known) if kind == "other world"} == set(truth.seeds)
+    assert states("space_time", statements(30, 0, "period")) == {}  # a token more than it takes
+
+
 def test_every_pair_has_every_metric_beside_its_null(table):
     assert set(table["metric"]) == set(NAMES) > set(METRICS)
     assert (table.groupby(["part", "kind", "a", "b"]).size() == len(NAMES)).all()
@@ -60,11 +75,11 @@ def test_every_pair_has_every_metric_beside_its_null(table):
 
 
 def test_checks_and_words_follow_from_the_rows(table):
-    pairs = pairs_of(table)
+    pairs = by_pair(table)
     assert len(answers(pairs)) == 1 and len(section(table).tables) == 2
     better = table.assign(value=np.where(table["kind"] == "seeds", 2.0, table["value"]), p_value=1 / 21)
     assert [check["pass"] for check in checks(better)] == [True, True, True]
-    assert more_alike(pairs_of(better))["untrained"].all()
+    assert more_alike(by_pair(better))["untrained"].all()
     worse = table.assign(value=np.where(table["b"] == "decoy-1", -1.0, table["value"]))
     assert not any(check["pass"] for check in checks(worse)[1:])
 
