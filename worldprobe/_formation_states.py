@@ -19,6 +19,7 @@ from probing._question import Question
 from probing._splits import splits_of
 from probing._statistics import group_sums, ratio_interval
 from probing.formation import kernel_regime, participation_ratio, two_nn
+from probing.formation._linear_layers import _linear as linear_layers
 from tasks import LabelledPrompts
 from tasks._study import Reading
 
@@ -137,11 +138,11 @@ def dimension(X: Float[ndarray, "row d_model"]) -> tuple[float, float, float, in
 def weight_changes(start: nn.Module, end: nn.Module) -> dict[int, float]:
     """Block -> mean over its weight matrices of ||W - W_0|| / ||W_0||; those that start at zero have no ratio."""
     found: dict[int, list[float]] = {}
-    before = dict(start.named_parameters())
-    for name, W in end.named_parameters():
-        block = name.partition("blocks.")[2].partition(".")[0]
-        if W.ndim == 2 and block.isdigit() and float(before[name].norm()):
-            found.setdefault(int(block), []).append(float((W - before[name]).norm() / before[name].norm()))
+    before = {name: module.weight for name, (module, _) in linear_layers(start)}
+    for name, (module, _) in linear_layers(end):
+        block, W0 = name.partition("blocks.")[2].partition(".")[0], before[name]
+        if block.isdigit() and not name.endswith(".qkv") and float(W0.norm()):  # which q, k and v are parts of
+            found.setdefault(int(block), []).append(float((module.weight - W0).norm() / W0.norm()))
     return {block: float(np.mean(changes)) for block, changes in found.items()}
 
 

@@ -24,7 +24,7 @@ from worldprobe._formation_checks import another_seed
 from worldprobe._formation_followed import answer, mean_curve, relation_of, with_gains
 from worldprobe._formation_model import follow, follow_study, next_token_loss, same_architecture, text_of
 from worldprobe._formation_nets import Stack, mlp
-from worldprobe._formation_states import angle, dimension, first_groups
+from worldprobe._formation_states import angle, dimension, first_groups, weight_changes
 from worldprobe._run import open_run
 from worldprobe._study import study_of
 
@@ -183,6 +183,14 @@ def test_probes_that_read_one_place_are_at_no_angle_and_a_rotation_turns_them():
     three = rng.normal(size=(2, 3, 32))  # three classes read a plane
     assert angle(three, three + rng.normal(size=(2, 1, 32)))[0] == pytest.approx(0, abs=1e-4)
     assert np.isnan(angle(np.zeros((1, 1, 8)), np.zeros((1, 1, 8)))).all()
+
+
+def test_weights_move_by_their_share_and_those_that_start_at_zero_have_none(folder):
+    """Of six matrices the two that write to the stream grow with the step, see `save`."""
+    models = {step: load_model(folder[0] / "checkpoints" / f"step-{step:06d}") for step in (0, 16, 32)}
+    grown = (1 + (6 / 16) ** 4) / (1 + (6 / 32) ** 4) - 1
+    assert weight_changes(models[16], models[32]) == {0: pytest.approx(2 * grown / 6, rel=1e-3)}
+    assert weight_changes(models[0], models[32]) == {0: 0.0}
 
 
 def test_whole_groups_are_kept_in_their_order():
