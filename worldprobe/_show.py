@@ -19,6 +19,8 @@ from worldprobe._sections import effect_section, headline, probe_section
 from worldprobe._verdicts import NECESSITY, verdicts
 
 Found: TypeAlias = Sweep | pd.DataFrame
+_SAME_CASES = ("Of several layers and doses the best on these cases is named: its interval does not know of that choice. "
+               "An edit counts only beyond doing nothing and beyond random directions of the same length.")
 
 
 def plot(found: Found, label: str | None = None, metric: str | None = None, intervention: str | None = None) -> Plot:
@@ -109,5 +111,6 @@ def _of(rows: pd.DataFrame, label: str) -> pd.DataFrame:
 
 def _effects(rows: pd.DataFrame, label: str, metric: str) -> Section:
     here = pick(rows, label=label)
-    return effect_section(here[here["intervention"].notna()], heading=f"What the model does with {label}",
-                          metric=metric)
+    here = here[here["intervention"].notna()]
+    text = () if (here["split"] == "choose").any() else _SAME_CASES
+    return effect_section(here, heading=f"What the model does with {label}", text=text, metric=metric)
