@@ -92,7 +92,7 @@ def test_the_report_shows_every_figure_with_its_data(done):
     for title in titles:
         assert f">{title}</h" in html
     assert html.count(">Figure (SVG)<") == html.count("<figure ") == 2 * 7 + 1
-    assert html.count("Data (CSV)") >= html.count("<figure ")
+    assert html.count(">Data (CSV)<") >= html.count("<figure ")
     assert html.count("<script") == 1 and "http://" not in html.replace("http://www.w3.org", "")
     assert (done / "report.html").stat().st_size < 5e6
 
