@@ -19,8 +19,8 @@ from worldprobe._sections import effect_section, headline, probe_section
 from worldprobe._verdicts import NECESSITY, verdicts
 
 Found: TypeAlias = Sweep | pd.DataFrame
-_SAME_CASES = ("Of several layers and doses the best on these cases is named: its interval does not know of that choice. "
-               "An edit counts only beyond doing nothing and beyond random directions of the same length.")
+_SAME_CASES = ("Of several layers and doses the best on these cases is named: its interval does not know of that "
+               "choice. An edit counts only beyond doing nothing and beyond random directions of the same length.")
 
 
 def plot(found: Found, label: str | None = None, metric: str | None = None, intervention: str | None = None) -> Plot:
