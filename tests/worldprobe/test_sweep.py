@@ -66,6 +66,7 @@ def test_the_rows_are_those_of_probing_sweep(whole, cache):
     pd.testing.assert_frame_equal(first, second)
 
 
+@pytest.mark.slow
 def test_the_choice_of_a_layer_is_held_against_shuffled_labels_as_in_probing_sweep(tmp_path, cache):
     done = sweep(tmp_path / "s", ["space_time"], labels=["distance"], probes=["ridge"], layers=["0-1"], prompts=60,
                  shuffles=20, cache=cache, log=lambda text: None)
@@ -176,6 +177,7 @@ def test_cells_that_fail_for_good_hide_no_others_and_the_next_command_tries_them
     assert _cli.main(argv) == 0 and not (tmp_path / "s" / "failed" / file.name).exists()
 
 
+@pytest.mark.slow
 def test_a_probe_without_its_control_is_kept_back(odd, tmp_path, cache):
     done = swept(tmp_path / "s", probes=["mass_mean", odd([1, 2])], seeds=[0], cache=cache)
     assert done.failed["kind"].tolist() == ["input_only"]
@@ -193,6 +195,7 @@ def test_a_damaged_cell_is_an_error_that_names_the_file(whole, tmp_path, cache):
         swept(tmp_path / "s", cache=cache)
 
 
+@pytest.mark.slow
 def test_effects_stand_beside_their_random_band_and_the_leaderboard_and_exports_take_them(tmp_path, cache):
     done = swept(tmp_path / "s", seeds=[0], doses=[1.0], cases=20, layers=["1"], cache=cache)
     assert done.failed.empty and done.cells["kind"].tolist() == ["baseline", "input_only", "probe", "effect"]
