@@ -25,8 +25,10 @@ class Family:
         name: The task, and where its prompts are read if there are several such places.
         seeds: Of one task, from other initial weights and other data.
         tasks: Trained on another task in the same words, from the initial weights of the first seed.
-        prompts: (rows, seed) -> so many different prompts, read at their last token.
+        prompts: (rows, seed) -> so many different prompts, read at their last token; any few of them that follow one
+            another have both classes of the label in about the share of all.
         label: What a probe reads there, in two classes.
+        rows: Of one measurement; there are different prompts for three.
     """
 
     task: str
@@ -35,6 +37,7 @@ class Family:
     tasks: tuple[str, ...]
     prompts: Callable[[int, int], LabelledPrompts]
     label: str
+    rows: int = 1000
 
 
 def families() -> list[Family]:
@@ -52,15 +55,21 @@ def families() -> list[Family]:
     return found
 
 
-def distinct(made: LabelledPrompts, tokens: Int[Tensor, "prompt pos"], n: int, label: str) -> LabelledPrompts:
+def distinct(made: LabelledPrompts, tokens: Int[Tensor, "prompt pos"], n: int, label: str,
+             balanced: bool = False) -> LabelledPrompts:
     """The first `n` prompts that differ, with one label (`scheme/target`), read at their last token.
 
     Args:
         tokens: Of the prompts, cut to one length.
+        balanced: Take the two classes in turn.
     Raises:
         ValueError: There are fewer.
     """
     first = np.sort(np.unique(tokens.numpy(), axis=0, return_index=True)[1])
+    if balanced:
+        codes = made.examples[label].to_numpy()[first]
+        sides = [first[codes == code] for code in (0, 1)]
+        first = np.stack([side[:min(map(len, sides))] for side in sides], 1).ravel()
     if len(first) < n:
         raise ValueError(f"there are {len(first)} different prompts, not {n}; take fewer rows")
     rows, width = first[:n], tokens.shape[1]

@@ -36,7 +36,7 @@ from ._run import open_run
 
 METRICS = ("mutual_knn", "cycle_knn", "cknna", "debiased_cka", "svcca", "procrustes", "rsa", "topological_rsa")
 KINDS = ("seeds", "other task", "other world", "untrained", "two untrained")
-PARTS, ROWS = 3, 1000
+PARTS = 3
 QUICK_PARTS, QUICK_ROWS = 1, 300
 N_NULL, N_ANCHORS = 20, 60
 
@@ -61,15 +61,15 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
 
     Args:
         seed: Of the rows and their random orders.
-        quick: One part of 300 rows for three of 1,000.
+        quick: One part of at most 300 rows for three of up to 1,000.
     """
     from ._universality_report import checks, section
 
     folder = open_run(out, {"experiments": "universality", "seed": seed, "quick": quick}, log=log)
-    parts, rows = (QUICK_PARTS, QUICK_ROWS) if quick else (PARTS, ROWS)
     known = families()
-    table = pd.concat([folder.stage(f"{file_name(family)}-{part}", partial(measure, family, known, part, rows, seed))
-                       for family in known for part in range(parts)], ignore_index=True)
+    table = pd.concat([
+        folder.stage(f"{file_name(family)}-{part}", partial(measure, family, known, part, rows_of(family, quick), seed))
+        for family in known for part in range(QUICK_PARTS if quick else PARTS)], ignore_index=True)
     found = [{"id": i, **check} for i, check in enumerate(checks(table), 1)]
     path = folder.path / "checks.json"
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
@@ -82,20 +82,24 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
 
 def plan(*, seed: int = 0, quick: bool = False) -> str:
     """What `reproduce` would do."""
-    parts, rows = (QUICK_PARTS, QUICK_ROWS) if quick else (PARTS, ROWS)
     known = families()
+    rows = ", ".join(f"{rows_of(family, quick):,} ({family.name})" for family in known)
     pairs = sum(len(pairs_of(family, known)) for family in known)
     return "\n".join([f"{len(known)} families of reference models, {pairs} pairs, {len(METRICS) + 3} metrics, "
                       f"each with {N_NULL} random orders of the rows",
-                      f"{parts} disjoint parts of {rows:,} rows, seed {seed}",
-                      "memory: about 1.5 GB", f"time: roughly {3 if quick else 20} minutes on one core"])
+                      f"{QUICK_PARTS if quick else PARTS} disjoint parts of so many rows: {rows}; seed {seed}",
+                      "memory: about 1.5 GB", f"time: roughly {2 if quick else 12} minutes on one core"])
+
+
+def rows_of(family: Family, quick: bool) -> int:
+    return min(family.rows, QUICK_ROWS) if quick else family.rows
 
 
 def file_name(family: Family) -> str:
     return family.name.replace(", ", "-").replace(" ", "-")
 
 
-def measure(family: Family, known: Sequence[Family], part: int, rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
+def measure(family: Family, known: Sequence[Family], part: int, rows: int, seed: int = 0) -> pd.DataFrame:
     """One row per pair and metric: family, part, kind, a, b, n, metric, value, null, null_high, p_value, layer_a,
     layer_b.
 

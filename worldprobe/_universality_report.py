@@ -50,12 +50,12 @@ def _check(what: str, held: pd.Series) -> dict:
 
 def section(table: pd.DataFrame) -> Section:
     pairs = by_pair(table)
-    n, parts = int(table["n"].iloc[0]), table["part"].nunique()
-    caption = (f"One mark per pair of networks, mean over {parts} disjoint parts of {n:,} rows; thin lines: least and "
-               "most of the parts. Grey: rows (of the stitched probe, anchors) in random order, mean and 95th "
-               "percentile. Streams and matched neurons at their best pair of layers, in the null too. "
-               "Neurons' excess: largest correlation with a neuron of the other network, less that with its neurons "
-               "mixed at random. A network of another world sees the same symbols under other ids.")
+    rows = ", ".join(f"{n:,} ({family})" for family, n in table.groupby("family", sort=False)["n"].first().items())
+    caption = (f"One mark per pair of networks, mean over {table['part'].nunique()} disjoint parts; thin lines: least "
+               f"and most of the parts. Rows of a part: {rows}. Grey: rows (of the stitched probe, anchors) in random "
+               "order, mean and 95th percentile. Streams and matched neurons at their best pair of layers, in the null "
+               "too. Neurons' excess: largest correlation with a neuron of the other network, less that with its "
+               "neurons mixed at random. A network of another world sees the same symbols under other ids.")
     return Section("Seeds, tasks, worlds, and untrained networks", answers(pairs), [
         Exhibit("Similarity of two networks, by what they share", figure(pairs), caption, table)], [
         Table("Least to most of the pairs", shown(pairs), "Null: the 95th "

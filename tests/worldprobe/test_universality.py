@@ -30,11 +30,13 @@ def table():
 
 
 def test_rows_differ_and_parts_share_none():
-    for made in (statements(200, 0, "object"), questions(200, 0)):
-        assert len(np.unique(made.tokens, axis=0)) == 200
-        first, second = (universality._part(made, part, 100) for part in range(2))
+    for made in (statements(380, 0, "object"), questions(380, 0)):
+        assert len(np.unique(made.tokens, axis=0)) == 380
+        first, second = (universality._part(made, part, 190) for part in range(2))
         assert not {tuple(row) for row in first.tokens.tolist()} & {tuple(row) for row in second.tokens.tolist()}
-        assert set(made.labels(made.schemes[0])[:, 0]) == {0, 1}
+        assert 0.3 < first.labels(made.schemes[0]).mean() < 0.7 and 0.3 < second.labels(made.schemes[0]).mean() < 0.7
+    with pytest.raises(ValueError, match="there are 384 different prompts"):
+        statements(400, 0, "object")
 
 
 def test_a_network_is_wholly_like_itself():
