@@ -125,7 +125,7 @@ def _array(values: Any) -> ndarray:
 
 
 def _read(path: Path) -> dict[str, tuple[ndarray, ndarray]]:
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         names = [key.removeprefix("gain.") for key in arrays if key.startswith("gain.")]
         return {name: (arrays[f"gain.{name}"], arrays[f"size.{name}"]) for name in names}
 

@@ -85,7 +85,7 @@ def llama(tmp_path_factory):
 @pytest.mark.parametrize(("given", "message"), [
     (["--with", "data=world_place"], "data=world_place: real names need a language model and its tokenizer"),
     (["--with", "target=year"], "target=year: real names need a language model"),
-    (["--with", "dates=1"], "--with takes options of the study, block, data, file, model, name, target; not dates"),
+    (["--with", "dates=1"], "has no option 'dates' for --with; it takes block, data, file, name, target"),
 ])
 def test_real_names_want_a_language_model(given, message, capsys, tmp_path):
     assert main(["run", "space_time", *given, "--out", str(tmp_path / "run")]) == 2

@@ -131,8 +131,8 @@ def no_cluster() -> str:
     return "" if found.returncode == 0 else f"SLURM does not answer: {found.stderr.strip()}"
 
 
-def running(folder: SweepFolder) -> list[str]:
-    return subprocess.run(["squeue", "-h", "-r", "-t", "RUNNING", "-n", f"worldprobe-{folder.path.name}", "-o", "%i"],
+def queue(folder: SweepFolder, state: str, what: str) -> list[str]:
+    return subprocess.run(["squeue", "-h", "-r", "-t", state, "-n", f"worldprobe-{folder.path.name}", "-o", what],
                           capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -151,9 +151,12 @@ def test_jobs_that_are_queued_again_or_cancelled_lose_nothing(whole, tmp_path, c
     def disturb() -> None:
         for goal, words in ((3, ("scontrol", "requeue")), (12, ("scancel",))):
             wait_for(lambda goal=goal: len(folder.done()) >= goal)
-            (job,) = wait_for(lambda: running(folder))
+            (job,) = wait_for(lambda: queue(folder, "RUNNING", "%i"))
             subprocess.run([*words, job], check=True)
             did.append((words[-1], folder.done(), counted(folder, "begin")))
+            if "requeue" in words:  # SLURM would let it wait for two minutes
+                wait_for(lambda: "BeginTime" in queue(folder, "PENDING", "%r"))
+                subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
 
     thread = threading.Thread(target=disturb)
     thread.start()

@@ -144,7 +144,7 @@ def test_likelihood_is_that_of_hugging_face(towns, tmp_path):
 @pytest.mark.parametrize(("given", "message"), [
     (["data=nowhere.csv"], "nowhere.csv is neither a file nor a data set"),
     (["group=village"], "lacks column(s) village"),
-    (["shot=5"], "--with takes options of the study, data, group, judged, model, shots; not shot"),
+    (["shot=5"], "has no option 'shot' for --with; it takes data, group, judged, shots"),
 ])
 def test_statements_that_cannot_be_used_stop_the_run_in_one_line(given, message, towns, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLDPROBE_CACHE", str(tmp_path / "cache"))
