@@ -151,7 +151,7 @@ def _ends(connections: Connections, start: Int[ndarray, " maze"], rng: np.random
     return origin, keys.argmax(1), component.sum(1) > 1
 
 
-def solve(connections: Connections | Sequence[Bool[ndarray, "2 row col"]],
+def solve(connections: Connections | Sequence[Bool[ndarray, "..."]],  # another shape is named by the error below
           ends: Int[ndarray, "maze 2"] | Int[ndarray, "maze 2 2"] | None = None, seed: int = 0) -> Mazes:
     """Mazes of your own with their shortest paths.
 
