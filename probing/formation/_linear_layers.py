@@ -93,13 +93,13 @@ def layer_moments(
             some, grads = True, _gradients(model, loss, batch, seen)
             kept = None if keep is None else keep(batch).flatten().nonzero()[:, 0]
             for name, (module, part) in linear.items():
-                for h, out, g in _rows(seen[id(module)], grads, kept):
+                for h, out, g, g_in in _rows(seen[id(module)], grads, kept):
                     if name not in sums:
                         into = shared.setdefault(id(module), _Sum(h.shape[1], normed))
                         sums[name] = _Layer(_weight(module)[part].detach(), into, normed)
                     bias = module.bias if module.bias is None else module.bias[part]
                     sums[name].add(h, out[:, part] if bias is None else out[:, part] - bias, g[:, part],
-                                   own_input=owner[id(module)] == name)
+                                   g_in if part == slice(None) else None, own_input=owner[id(module)] == name)
     if unreached := [name for name in layers or () if name not in sums and some]:
         raise ValueError(f"no gradient reaches the layer {unreached[0]!r}: the loss does not depend on it; leave it "
                          "out with layers=[...]")
@@ -110,27 +110,29 @@ def layer_moments(
 
 
 def _gradients(model: nn.Module, loss: Callable, batch: Batch, seen: dict) -> dict[int, Tensor | None]:
-    """Gradient of the summed loss at every output that was seen, by its id."""
+    """Gradient of the summed loss at every input and output that was seen, by its id."""
     for flows in seen.values():
         flows.clear()
     with torch.enable_grad():
         total = loss(model, batch).sum()
-    outputs = [out for flows in seen.values() for _, out in flows]
-    found = torch.autograd.grad(total, outputs, allow_unused=True) if outputs else ()
-    return {id(out): g for out, g in zip(outputs, found, strict=True)}
+    tensors = [x for flows in seen.values() for flow in flows for x in flow if x.requires_grad]
+    found = torch.autograd.grad(total, tensors, allow_unused=True) if tensors else ()
+    return {id(x): g for x, g in zip(tensors, found, strict=True)}
 
 
 def _rows(flows: Sequence[tuple[Tensor, Tensor]], grads: dict[int, Tensor | None], kept: Tensor | None
-          ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(input, output, negative gradient at the output), one example or token a row, of every call of a layer."""
+          ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """(input, output, gradient at the output and, where it is known, at the input), one example or token a row, of
+    every call of a layer; no moment knows the sign of a gradient."""
     for h, out in flows:
         if (g := grads[id(out)]) is not None:
-            rows = [h.flatten(0, -2), out.detach().flatten(0, -2), -g.flatten(0, -2)]
+            rows = [x.detach().flatten(0, -2) for x in (h, out, g, grads.get(id(h))) if x is not None]
             if kept is not None and len(kept) and kept[-1] >= len(rows[0]):
                 raise ValueError(f"`keep` speaks of row {int(kept[-1])}, but a layer sees {len(rows[0])} rows; shape "
                                  "it like the states without their last axis")
-            states, outputs, gradients = rows if kept is None else [r[kept] for r in rows]
-            yield states, outputs, gradients
+            rows = rows if kept is None else [r[kept] for r in rows]
+            states, outputs, g_out, *g_in = rows
+            yield states, outputs, g_out, g_in[0] if g_in else None
 
 
 class _Layer:
@@ -143,13 +145,13 @@ class _Layer:
         self.H_in, self.H_out = into, _Sum(narrow, normed)
         self.G_in, self.G_out = _Sum(narrow, normed), _Sum(self.d_out, normed)
 
-    def add(self, h: Tensor, h_out: Tensor, g: Tensor, own_input: bool) -> None:
+    def add(self, h: Tensor, h_out: Tensor, g: Tensor, g_in: Tensor | None, own_input: bool) -> None:
         """`own_input`: whether no other part of a fused layer adds these states to the H_in that they share."""
         if own_input:
             self.H_in.add(h, h)
         self.G_out.add(g, g)
         if self.normed:
-            g_in = g @ self.W
+            g_in = g @ self.W if g_in is None else g_in
             self.H_out.add(h_out if self.d_out <= self.d_in else h, h_out)
             self.G_in.add(g_in if self.d_in <= self.d_out else g, g_in)
 
@@ -228,11 +230,13 @@ def _weight(module: Any) -> Tensor:
 
 @contextmanager
 def _in_graph(modules: Iterable[Any]) -> Iterator[dict[int, list[tuple[Tensor, Tensor]]]]:
-    """Inside, every call of a module leaves (input, output) under its id, in a graph even where weights are frozen."""
+    """Inside, every call of a module leaves (input, output) under its id, in a graph even where weights are frozen. The
+    input is a view of its own, so that its gradient is what this module alone sends back."""
     modules = list(modules)
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in modules}
     frozen = [m.weight for m in modules if not m.weight.requires_grad]
-    hooks = [m.register_forward_hook(lambda m, args, out: seen[id(m)].append((args[0].detach(), out))) for m in modules]
+    hooks = [m.register_forward_pre_hook(lambda m, args: (args[0].view_as(args[0]), *args[1:])) for m in modules]
+    hooks += [m.register_forward_hook(lambda m, args, out: seen[id(m)].append((args[0], out))) for m in modules]
     for weight in frozen:
         weight.requires_grad_(True)
     try:
