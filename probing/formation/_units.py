@@ -17,7 +17,7 @@ from ._similarity import Space, paired
 def unit_correlations(A: Space, B: Space) -> Float[ndarray, "unit_a unit_b"]:
     """Pearson's correlation of every column of A with every column of B; 0 where a unit is constant."""
     paired(A, B)
-    return _standard(A).T @ _standard(B)
+    return standard(A).T @ standard(B)
 
 
 def match_units(A: Space, B: Space) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def match_units(A: Space, B: Space) -> pd.DataFrame:
                              matched_correlation=value, gap=np.abs(best) - np.abs(value)))
 
 
-def _standard(X: Space) -> Float[ndarray, "row unit"]:
+def standard(X: Space) -> Float[ndarray, "row unit"]:
     """Centred columns of unit length; a constant one, up to rounding, becomes 0."""
     X = np.asarray(X, np.float64)
     centred = X - X.mean(0)
