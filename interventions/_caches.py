@@ -25,10 +25,11 @@ class _WithSlot(DynamicLayer):
         return self.keys.shape[-2] - 1
 
 
-def widen(prefix: DynamicCache, n: int) -> DynamicCache:
-    """The prefix `n` times along the batch, to be followed by one more token, any number of times."""
+def widen(prefix: DynamicCache, n: int, start: int = 0) -> DynamicCache:
+    """The prefix `n` times along the batch, to be followed by one more token, any number of times. Layers below `start`
+    are not run, and stay as they are."""
     wide = map_cache(prefix)
-    for i, layer in enumerate(wide.layers):
+    for i, layer in enumerate(wide.layers[start:], start):
         if type(layer) is DynamicLayer and layer.is_initialized:
             wide.layers[i] = _WithSlot(layer, n)
         elif layer.is_initialized:

@@ -1,8 +1,9 @@
 """Many edits of the last token of many cases, at little more than the cost of that token.
 
 Under causal attention an edit at the last token changes nothing before it. So the keys and values of everything
-before are computed once per case and shared by all arms (an arm = one set of edits), and arms that fit into one
-batch are run together. On models without a key/value cache the same calls run whole sequences.
+before are computed once per case and shared by all arms (an arm = one set of edits), and so is what the blocks below
+the first edited one give at the last token. Arms that fit into one batch are run together. On models without a
+key/value cache the same calls run whole sequences.
 """
 
 import copy
@@ -24,6 +25,7 @@ from tasks._prompts import Counterfactuals
 
 from ._caches import first_rows, map_cache, n_bytes, take_rows, tile, widen
 from ._edits import Edit
+from ._midway import Output, entered, first_block, is_one_stream, recorded, stream_of
 from ._places import check_editable, inside
 from ._sampling import Sampling
 
@@ -33,12 +35,14 @@ Acts = dict[Site, Float[Tensor, "case d_model"]]
 
 @dataclass
 class _Batch:
-    """Cases of equal length: where they stand in the output, their case numbers, their tokens, their prefix."""
+    """Cases of equal length: where they stand in the output, their case numbers, their tokens, their prefix, and what
+    each block gives at their last token, for the one above: both once they were computed, and are kept."""
 
     places: Int[Tensor, " batch"]
     rows: Int[Tensor, " batch"]
     tokens: Int[Tensor, "batch pos"]
     prefix: DynamicCache | None = None
+    entering: dict[int, Output] | None = None
 
 
 @dataclass
@@ -60,7 +64,7 @@ class LastToken:
             done where it was found, on two of the cases, to give the logits of whole sequences; `True` insists.
         batch_size: Most last tokens (cases x arms) in one forward pass.
         batch_tokens: Most tokens in one forward pass, those counted whose keys and values it only looks at.
-        keep_bytes: Keys and values kept between calls; past this they are computed once per call instead.
+        keep_bytes: Keys, values and streams kept between calls; past this they are computed once per call instead.
 
     Attributes:
         rows: (case,) case numbers that edits see; 0, 1, ... unless this is a `select`ion.
@@ -91,7 +95,7 @@ class LastToken:
         self.device = next(model.parameters()).device
         self.tokens, self.lengths = tokens, lengths.cpu()
         self.rows = torch.arange(len(tokens))
-        self._kept, self._selections = 0, dict[tuple, LastToken]()
+        self._kept, self._selections, self._resumable = 0, dict[tuple, LastToken](), dict[int, bool]()
         self._batches = self._group()
         forward = inspect.signature(model.original_model.forward).parameters
         self._brief = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}  # no unembedding of the prefix
@@ -156,9 +160,9 @@ class LastToken:
         logits of more than one batch. `places` point into the cases of this object (not into `rows`)."""
         out: Tensor | None = None
 
-        def take(first, batch, logits, acts):
+        def take(which, batch, logits, acts):
             nonlocal out
-            for arm, each in enumerate(logits, first):
+            for arm, each in zip(which, logits, strict=True):
                 numbers = score(each, batch.places)
                 if out is None:
                     out = torch.empty(len(arms), len(self), numbers.shape[-1], dtype=numbers.dtype)
@@ -226,37 +230,43 @@ class LastToken:
         out: list = []
         acts: dict = {site: [] for site in read}
 
-        def place(store: list, first: int, batch: _Batch, values: Tensor) -> None:
+        def place(store: list, which: list[int], batch: _Batch, values: Tensor) -> None:
             if not store:
                 store.append(values.new_empty(len(arms), len(self), values.shape[-1]))
-            store[0][first : first + len(values), batch.places.to(values.device)] = values
+            store[0][torch.tensor(which)[:, None], batch.places] = values
 
-        def take(first, batch, logits, seen):
-            place(out, first, batch, logits)
+        def take(which, batch, logits, seen):
+            place(out, which, batch, logits)
             for site in read:
-                place(acts[site], first, batch, seen[site])
+                place(acts[site], which, batch, seen[site])
 
         self._run(arms, take, read)
         return (out[0] if out else torch.empty(0, len(self), 0)), {site: x[0] for site, x in acts.items() if x}
 
     def _run(self, arms: Sequence[Edits], take: Callable, read: Sequence[Site] = ()) -> None:
-        """Calls `take(first arm, batch, logits (arm, batch, d_vocab), {site: (arm, batch, d_model)})` for all."""
+        """Calls `take(numbers of some arms, batch, logits (arm, batch, d_vocab), {site: (arm, batch, d_model)})` for
+        all. Arms run in the order of the first block that they edit, so that a pass enters as high as it can."""
         self._check(arms, read)
-        now = _Now(self.rows)
+        now, starts = _Now(self.rows), [first_block(self.model, (*arm, *read)) for arm in arms]
+        shares = self.shares_prefix and len(arms) > 1 and hasattr(self.model, "blocks")  # one arm alone shares nothing
+        order = sorted(range(len(arms)), key=starts.__getitem__)
         with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, read, now)):
             for batch in self._batches:
                 prefix = self._prefix(batch) if self.shares_prefix else None
+                entering = self._entering(batch, prefix, set(starts)) if shares else {}
                 together = max(1, self._most(batch.tokens.shape[1]) // len(batch.rows))
-                wide = None if prefix is None else widen(prefix, min(together, len(arms)))
-                for first in range(0, len(arms), together):
-                    chunk = arms[first : first + together]
+                lowest = min((start if start in entering else 0 for start in starts), default=0)
+                wide = None if prefix is None else widen(prefix, min(together, len(arms)), lowest)
+                for which in (order[i : i + together] for i in range(0, len(arms), together)):
+                    chunk, start = [arms[i] for i in which], starts[which[0]]
                     n = len(chunk) * len(batch.rows)
                     cache = None if wide is None else map_cache(wide, partial(first_rows, n=n))
                     tokens = batch.tokens[:, -1:] if prefix is not None else batch.tokens
                     now.arms, now.rows, now.positions = chunk, batch.rows, slice(-1, None)
-                    logits = self._forward(tokens.repeat(len(chunk), 1), cache)
+                    with entered(self.model, start, entering.get(start), len(chunk)):
+                        logits = self._forward(tokens.repeat(len(chunk), 1), cache)
                     now.arms = None
-                    take(first, batch, logits.reshape(len(chunk), len(batch.rows), -1), now.read)
+                    take(which, batch, logits.reshape(len(chunk), len(batch.rows), -1), now.read)
 
     def _forward(self, tokens: Tensor, cache: DynamicCache | None) -> Tensor:
         """Logits of the last position (batch, d_vocab)."""
@@ -273,6 +283,24 @@ class LastToken:
         if self._kept + n_bytes(prefix) <= self.keep_bytes:
             batch.prefix, self._kept = prefix, self._kept + n_bytes(prefix)
         return prefix
+
+    def _entering(self, batch: _Batch, prefix: DynamicCache, starts: set[int]) -> dict[int, Output]:
+        """start -> what block start - 1 gives at the last token, unedited: for those of `starts` at which an entered
+        pass gives the logits of a whole one, bit by bit (seen on the batch that came first)."""
+        tokens, outputs = batch.tokens[:, -1:], batch.entering
+        if outputs is None:
+            with recorded(self.model, set(range(1, self.model.cfg.n_layers + 1))) as outputs:
+                self._forward(tokens, map_cache(prefix))
+            outputs = {start: output for start, output in outputs.items() if is_one_stream(output)}
+            size = sum(stream_of(output).nbytes for output in outputs.values())
+            if self._kept + size <= self.keep_bytes:
+                batch.entering, self._kept = outputs, self._kept + size
+        if new := starts & set(outputs) - set(self._resumable):
+            whole = self._forward(tokens, map_cache(prefix))
+            for start in new:
+                with entered(self.model, start, outputs[start]):
+                    self._resumable[start] = torch.equal(self._forward(tokens, map_cache(prefix)), whole)
+        return {start: outputs[start] for start in starts & set(outputs) if self._resumable[start]}
 
     def _empty_cache(self) -> DynamicCache:
         return DynamicCache(config=self.model.original_model.config)

@@ -3,7 +3,7 @@
 transformer-lens' own `start_at_layer` runs the blocks below as well and throws away what they give.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -34,6 +34,14 @@ def entry(model, site: Site) -> Entry | None:
     return Entry(start, False) if start else None
 
 
+def first_block(model, sites: Iterable[Site]) -> int:
+    """The first block that has to run where these sites are edited or read; the number of blocks where there are none.
+    What is edited after a block is edited where the next one is entered."""
+    hooks = model.hook_dict
+    after = {site: hooks[site.hook].name == f"blocks.{site.layer}.hook_out" for site in sites}
+    return min((site.layer + later for site, later in after.items()), default=model.cfg.n_layers)
+
+
 @contextmanager
 def recorded(model, starts: set[int]) -> Iterator[dict[int, Output]]:
     """start -> what block start - 1 gives, filled while the model runs."""
@@ -60,7 +68,7 @@ def entered(model, start: int, output: Output | None, n: int = 1) -> Iterator[No
     if output is None:
         yield
         return
-    stream = output[0] if isinstance(output, tuple) else output
+    stream = stream_of(output)
     blocks = list(model.blocks)[:start]
     before = [vars(block).get("forward") for block in blocks]
 
@@ -83,3 +91,8 @@ def entered(model, start: int, output: Output | None, n: int = 1) -> Iterator[No
 def is_one_stream(output: object) -> bool:
     """Whether a block gives one tensor and nothing else that later blocks could need."""
     return isinstance(output, Tensor) or (isinstance(output, tuple) and len(output) == 1)
+
+
+def stream_of(output: Output) -> Tensor:
+    """(batch, pos, d_model) of what a block gives."""
+    return output[0] if isinstance(output, tuple) else output

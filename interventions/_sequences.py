@@ -26,7 +26,7 @@ from tasks._prompts import Counterfactuals
 
 from ._edits import Edit
 from ._last_token import LastToken
-from ._midway import Output, entered, is_one_stream, recorded
+from ._midway import Output, entered, first_block, is_one_stream, recorded
 from ._places import At, check_editable, inside
 from ._sampling import Sampling
 
@@ -231,7 +231,7 @@ class Sequences:
         until every arm of every batch has come."""
         edited = [_lists(arm) for arm in arms]
         self._check(edited, read)
-        starts = [self._start(arm, read) for arm in edited]
+        starts = [first_block(self.model, (*arm, *read)) for arm in edited]
         self._find_out(set(starts))
         starts = [start if self._resumable[start] else 0 for start in starts]
         for batch in self._batches:
@@ -263,12 +263,6 @@ class Sequences:
 
     def _at(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return At(lambda x, rows: x, self.positions).places(rows, lengths)
-
-    def _start(self, edits: Edited, read: Sequence[Site]) -> int:
-        """The first block that has to run. The stream after a block is edited where the next one is entered."""
-        hooks = self.model.hook_dict
-        after = {site: hooks[site.hook].name == f"blocks.{site.layer}.hook_out" for site in (*edits, *read)}
-        return min((site.layer + later for site, later in after.items()), default=self.model.cfg.n_layers)
 
     def _entering(self, batch: _Batch, starts: set[int]) -> dict[int, Output]:
         """start -> what block start - 1 gives for this batch, unedited."""

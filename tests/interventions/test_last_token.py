@@ -60,6 +60,36 @@ def test_arms_run_together_equal_arms_run_alone(model, cases, random):
     assert torch.equal(numbers[0, :, 1], torch.arange(12.0))
 
 
+def test_arms_that_enter_above_the_blocks_they_leave_alone_equal_whole_passes(model, cases, random):
+    arms = [{}, *({site: steer(random(12, 24), 1.5)} for site in SITES[::-1]),
+            {site: steer(random(1, 24)) for site in SITES[3:]}]
+    run, whole_passes = (LastToken.of(model, cases, batch_size=7) for _ in range(2))
+    whole_passes._resumable = dict.fromkeys(range(4), False)
+    entered = run.logits_many(arms)
+    torch.testing.assert_close(entered, whole_passes.logits_many(arms), atol=1e-5, rtol=1e-5)
+    for edits, logits in zip(arms, entered, strict=True):
+        torch.testing.assert_close(logits, whole(model, cases.tokens, cases.lengths, edits), atol=1e-5, rtol=1e-5)
+    assert all(run._resumable.values()) and set(run._resumable) == ({1, 2, 3} if run.shares_prefix else set())
+
+
+def test_blocks_below_the_first_edit_run_once(gpt2, cases, random):
+    ran, run = [0, 0, 0], LastToken.of(gpt2, cases)
+    run._resumable = dict.fromkeys(range(4), True)
+    run.logits()  # keys and values of all but the last token
+
+    def count(layer):
+        def passed(module, args, output):
+            ran[layer] += len(args[0])
+        return gpt2.blocks[layer].ln1.register_forward_hook(passed)
+
+    handles = [count(layer) for layer in range(3)]
+    for _ in range(2):
+        run.logits_many([{Site("resid_post", 1): steer(random(24))} for _ in range(10)])
+    for handle in handles:
+        handle.remove()
+    assert ran == [12, 12, 12 + 2 * 120]
+
+
 def test_identity_edit_leaves_logits_bit_equal(model, cases):
     run = LastToken.of(model, cases)
     same = {site: lambda x, rows: x for site in SITES}
@@ -168,7 +198,7 @@ def test_prefixes_beyond_the_budget_are_computed_again_with_the_same_result(gpt2
 
 def test_no_pass_is_larger_than_asked(gpt2, cases, random):
     seen, run = [], LastToken.of(gpt2, cases, batch_size=6, batch_tokens=24)
-    with gpt2.hooks(fwd_hooks=[("blocks.0.hook_in", lambda resid, hook: seen.append(tuple(resid.shape[:2])))]):
+    with gpt2.hooks(fwd_hooks=[("blocks.1.hook_in", lambda resid, hook: seen.append(tuple(resid.shape[:2])))]):
         run.logits_many([{SITES[1]: steer(random(24))} for _ in range(9)])
     assert max(batch for batch, _ in seen) <= 6 and max(batch * pos for batch, pos in seen) <= 24
 
