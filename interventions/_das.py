@@ -95,15 +95,15 @@ def fit_das(
     rank = width if rank is None else rank
     if not 1 <= rank <= width:
         raise ValueError(f"rank must be between 1 and the width of {site}, {width}; it is {rank}")
-    generator = torch.Generator().manual_seed(seed)
+    training, generator = run.inside("train"), torch.Generator().manual_seed(seed)
     W = _qf(torch.randn(width, rank, generator=generator)).to(run.acts)
     W.requires_grad_()
     bound = torch.full((), rank / 2).to(W).requires_grad_() if boundless else None
     momentum, history, losses, best, kept, waited = torch.zeros_like(W), [], [], math.inf, W.detach(), 0
-    for step, chunks in enumerate(islice(_steps(run, batch_size, generator), steps), 1):
+    for step, chunks in enumerate(islice(_steps(run, training, batch_size, generator), steps), 1):
         share = (1 + math.cos(math.pi * (step - 1) / steps)) / 2
         heat = HEAT[0] * (HEAT[1] / HEAT[0]) ** (step / steps)
-        loss, of_W, of_bound = _gradients(run, chunks, W, bound, heat)
+        loss, of_W, of_bound = _gradients(run, training, chunks, W, bound, heat)
         losses.append(loss)
         with torch.no_grad():
             turn = of_W - W @ (W.T @ of_W + of_W.T @ W) / 2  # what the gradient has of rotation
@@ -204,13 +204,13 @@ def _space(W: Tensor, bound: Tensor | None) -> Subspace:
 _Chunk = tuple[_Batch, Int[Tensor, " _"], Int[Tensor, " _"]]  # of a pair each
 
 
-def _steps(run: PairRun, batch_size: int, generator: torch.Generator) -> Iterator[list[_Chunk]]:
+def _steps(run: PairRun, training: LastToken, batch_size: int, generator: torch.Generator) -> Iterator[list[_Chunk]]:
     """The training pairs in random order, again and again: per step some chunks (batch, places in it, columns of
     sources), each of prompts of one length, until there are `batch_size` pairs."""
     n, step = run.pairs.sources.shape[1], list[_Chunk]()
     while True:
         chunks: list[_Chunk] = []
-        for batch in run.inside("train")._batches:
+        for batch in training._batches:
             order = torch.randperm(len(batch.rows) * n, generator=generator)
             chunks += [(batch, items // n, items % n) for items in order.split(batch_size)]
         for i in torch.randperm(len(chunks), generator=generator).tolist():
@@ -227,19 +227,21 @@ def _merged(chunks: list[_Chunk]) -> list[_Chunk]:
             for each in mine.values()]
 
 
-def _gradients(run: PairRun, chunks: list[_Chunk], W: Tensor, bound: Tensor | None, heat: float):
+def _gradients(run: PairRun, training: LastToken, chunks: list[_Chunk], W: Tensor, bound: Tensor | None, heat: float):
     """Mean loss of the pairs of a step, and its gradients for W and the boundary. The model's own parameters get none,
     whether or not they ask for one."""
     wanted = [W] if bound is None else [W, bound]
     total, sums, n = 0.0, [torch.zeros_like(p) for p in wanted], sum(len(at) for _, at, _ in chunks)
     for batch, at, column in chunks:
-        loss = _loss(run, batch, at, column, _qf(W), None if bound is None else _mask(bound, heat, W.shape[1]))
+        mask = None if bound is None else _mask(bound, heat, W.shape[1])
+        loss = _loss(run, training, batch, at, column, _qf(W), mask)
         sums = [s + g / n for s, g in zip(sums, torch.autograd.grad(loss, wanted), strict=True)]
         total += loss.item() / n
     return total, sums[0], None if bound is None else sums[1]
 
 
-def _loss(run: PairRun, batch: _Batch, at: Tensor, column: Tensor, R: Tensor, mask: Tensor | None) -> Tensor:
+def _loss(run: PairRun, training: LastToken, batch: _Batch, at: Tensor, column: Tensor, R: Tensor, mask: Tensor | None
+          ) -> Tensor:
     """Summed cross-entropy of some pairs, with gradients for R and the mask."""
     pairs, rows = run.pairs, batch.rows.cpu()[at]
     base = run.acts[pairs.bases["prompt"].to_numpy()[rows]]
@@ -247,7 +249,7 @@ def _loss(run: PairRun, batch: _Batch, at: Tensor, column: Tensor, R: Tensor, ma
     x = base + (move if mask is None else move * mask) @ R.T
     changed = torch.from_numpy(pairs.changed)[column][:, None]
     after, before = (torch.from_numpy(r[rows]) for r in (pairs.right_after, pairs.right_before))
-    logits = _replaced(run.inside("train"), batch, at, run.site, x, run.entry)
+    logits = _replaced(training, batch, at, run.site, x, run.entry)
     return cross_entropy(logits, after.where(changed, before)).sum()
 
 
