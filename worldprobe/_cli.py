@@ -43,7 +43,7 @@ _INTERVENE_EXAMPLES = """examples:
 """
 _EXIT_CODES = ("Exit codes: 0; 1 when a reproduced check or a cell of a sweep fails, a store is damaged or a "
                "submission is refused; 2 for an error; 130 for Ctrl-C.")
-EXPERIMENTS = ("formation", "universality")  # can be reproduced and belong to no task; worldprobe/_NAME.py
+EXPERIMENTS = ("formation", "in_context", "universality")  # reproduced, of no task: worldprobe/_NAME.py
 _NOT_OPTIONS = ("command", "action", "name", "debug", "dry_run", "fresh", "out")
 
 
