@@ -14,19 +14,26 @@ Source: Facco et al. 2017 (TwoNN), Denti et al. 2022 (GRIDE); DADApy.
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Int, Real
 from numpy import ndarray
 from scipy.optimize import brentq
 from scipy.stats import chi2
+from torch import Tensor
+
+from ._neighbours import largest
 
 FEWEST = 20  # rows
 _CELLS = 1 << 24
+_SPARE = 6  # candidates beyond those asked for
 
 Rows = Real[ndarray, "row d_model"]
 
 
 def neighbour_distances(X: Rows, k: int = 2) -> Float[ndarray, "row k"]:
     """Euclidean distances to the `k` nearest other rows, ascending, in blocks of rows.
+
+    Neighbours are looked for in float32, a few more than `k`, and their distances taken in float64. Where the rounding
+    of the former could have hidden a nearer row, they are looked for in float64.
 
     Raises:
         ValueError: Too few rows, or rows that are equal: no dimension follows from a distance of 0.
@@ -36,20 +43,34 @@ def neighbour_distances(X: Rows, k: int = 2) -> Float[ndarray, "row k"]:
         raise ValueError(f"{k} neighbours need at least {max(FEWEST, k + 1)} rows, there are {n}; give more rows")
     rows = torch.from_numpy(np.asarray(X, np.float64))
     rows = rows - rows.mean(0)
-    square, out = (rows**2).sum(1), []
-    block = max(1, _CELLS // max(n, k * rows.shape[1]))
-    for start in range(0, n, block):
-        here = rows[start : start + block]
-        d = square[start : start + block, None] + square - 2 * here @ rows.T
-        d[torch.arange(len(here)), torch.arange(start, start + len(here))] = torch.inf
-        nearest = d.topk(k, dim=1, largest=False).indices
-        exact = (rows[nearest] - here[:, None]).norm(dim=2)  # small distances vanish in the rounding of the squares
-        out.append(exact.sort(dim=1).values)
-    r = torch.cat(out).numpy()
-    if same := int((r[:, 0] == 0).sum()):
+    r, sure = _nearest(rows.float(), rows, torch.arange(n), k)
+    if not sure.all():
+        again = (~sure).nonzero()[:, 0]
+        r[again] = _nearest(rows, rows, again, k)[0]
+    found = r.numpy()
+    if same := int((found[:, 0] == 0).sum()):
         raise ValueError(f"{same} of {n} rows equal another one, and from a distance of 0 no dimension follows; keep "
                          "one of each, np.unique(X, axis=0)")
-    return r
+    return found
+
+
+def _nearest(rows: Float[Tensor, "row d"], exact: Float[Tensor, "row d"], which: Int[Tensor, " asked"], k: int
+             ) -> tuple[Float[Tensor, "asked k"], Bool[Tensor, " asked"]]:
+    """(distances in `exact` to the k nearest of a few candidates found in `rows`, whether no other can be nearer)."""
+    n, d = rows.shape
+    square, length = (rows**2).sum(1), exact.norm(dim=1)
+    few = min(k + _SPARE, n - 1)
+    rounding = (d + 4) * torch.finfo(rows.dtype).eps * (length + length.max()) ** 2  # of a squared distance, at most
+    out, sure = torch.empty(len(which), k, dtype=torch.float64), torch.empty(len(which), dtype=torch.bool)
+    for part in torch.arange(len(which)).split(max(1, _CELLS // max(n, few * d))):
+        here = which[part]
+        near = torch.addmm(-square, rows[here], rows.T, alpha=2) - square[here, None]
+        near[torch.arange(len(here)), here] = -torch.inf
+        value, candidate = largest(near, few)
+        apart = (exact[candidate] - exact[here, None]).norm(dim=2).sort(dim=1).values  # squares lose small distances
+        out[part] = apart[:, :k]
+        sure[part] = (few == n - 1) | (apart[:, k - 1] ** 2 <= -value[:, -1] - rounding[here])
+    return out, sure
 
 
 def two_nn(X: Rows, method: str = "likelihood", fraction: float = 0.9) -> tuple[float, float, float]:

@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float, Int, Real
 from numpy import ndarray
 from scipy.sparse import csr_array
+from torch import Tensor
 
 K = 10
 _CELLS = 1 << 25  # similarities in memory at a time: 128 MiB in float32
+_CHUNK = 128  # columns of which only the best is looked at first
 
 Order = Int[ndarray, " row"] | None
 
@@ -53,8 +55,22 @@ def nearest(X: Real[ndarray, "row d_model"], k: int = K) -> Neighbours:
     for start in range(0, n, block):
         cosine = rows[start : start + block] @ rows.T
         cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -torch.inf
-        found.append(cosine.topk(k, dim=1))
-    return Neighbours(torch.cat([f.indices for f in found]).numpy(), torch.cat([f.values for f in found]).numpy())
+        found.append(largest(cosine, k))
+    return Neighbours(torch.cat([i for _, i in found]).numpy(), torch.cat([v for v, _ in found]).numpy())
+
+
+def largest(values: Float[Tensor, "row column"], k: int) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
+    """(values, columns) of the `k` largest of every row, descending. In wide rows they are looked for in the k chunks
+    of columns with the largest maxima, where they must be: five times faster than among all."""
+    whole = values.shape[1] // _CHUNK * _CHUNK
+    if whole < 16 * k * _CHUNK:
+        return tuple(values.topk(k, dim=1))
+    chunks = values[:, :whole].unflatten(1, (-1, _CHUNK))
+    best = chunks.amax(2).topk(k, dim=1).indices
+    columns = (best[:, :, None] * _CHUNK + torch.arange(_CHUNK)).flatten(1)
+    columns = torch.cat([columns, torch.arange(whole, values.shape[1]).expand(len(values), -1)], 1)
+    found, place = values.gather(1, columns).topk(k, dim=1)
+    return found, columns.gather(1, place)
 
 
 def mutual(a: Neighbours, b: Neighbours, order: Order = None) -> float:

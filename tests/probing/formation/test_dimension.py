@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group
 
 from probing.formation import _dimension as dimension
 from probing.formation import gride, neighbour_distances, participation_ratio, two_nn, two_nn_by_scale
+from probing.formation._neighbours import largest
+
+RNG = np.random.default_rng(0)
 
 
 def cube(d, n=2000, seed=0):
@@ -19,6 +23,28 @@ def test_distances_are_exact_whatever_the_blocks(monkeypatch):
     np.testing.assert_allclose(neighbour_distances(X, 4), expected, rtol=1e-9)
     monkeypatch.setattr(dimension, "_CELLS", 1000)
     np.testing.assert_allclose(neighbour_distances(X, 4), expected, rtol=1e-9)
+
+
+def test_close_rows_far_from_their_mean_keep_their_neighbours():
+    centres = 1000 * RNG.normal(size=(8, 6))
+    X = np.repeat(centres, 30, 0) + 1e-4 * RNG.normal(size=(240, 6))  # float32 cannot tell rows of one centre apart
+    whole = cdist(X, X)
+    np.fill_diagonal(whole, np.inf)
+    np.testing.assert_allclose(neighbour_distances(X, 3), np.sort(whole, 1)[:, :3], rtol=1e-6)
+    far = 1e25 * RNG.normal(size=(40, 4))  # squares beyond float32
+    whole = cdist(far, far)
+    np.fill_diagonal(whole, np.inf)
+    np.testing.assert_allclose(neighbour_distances(far, 2), np.sort(whole, 1)[:, :2], rtol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [40, 16 * 8 * 128, 20_003])
+def test_the_largest_of_wide_rows_are_found_among_chunks(columns):
+    values = torch.from_numpy(RNG.permutation(6 * columns).reshape(6, columns))
+    values[0, :9] = values.max() + torch.arange(1, 10)  # all in one chunk
+    values[1, -9:] = values.max() + torch.arange(1, 10)  # in the rest behind the last whole one
+    found, expected = largest(values.double(), 8), values.double().topk(8, dim=1)
+    assert (found[0] == expected.values).all() and (found[1] == expected.indices).all()
+
 
 
 @pytest.mark.parametrize("d", [2, 3, 4, 5])
