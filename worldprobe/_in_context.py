@@ -53,7 +53,8 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
     found: dict[str, list[pd.DataFrame]] = {}
     for each in range(seed * SEEDS, seed * SEEDS + (1 if quick else SEEDS)):
         reader = folder.path / "readers" / f"seed-{each}"
-        world.train_reader(reader, each, QUICK_STEPS if quick else world.N_STEPS, folder.log)
+        world.train_reader(reader, each, QUICK_STEPS if quick else world.N_STEPS,
+                           lambda line, each=each: folder.log(f"network {each}, {line}"))  # type: ignore[misc]
         measured = Measured(reader, QUICK_WALKS if quick else N_WALKS, each)
         for name in ("said", "structure", "moved", "order"):
             rows = folder.stage(f"{name}-{each}", getattr(measured, name))

@@ -128,7 +128,7 @@ def drawing(drawn: pd.DataFrame) -> Plot:
     """A panel per cut."""
     lengths = sorted(drawn["length"].unique())
     shown = [n for n in lengths if n in SHOWN[:-1]] + lengths[SHOWN[-1]:]
-    picture, axes = plot(drawn, len(shown), (2.3 * len(shown), 2.6))
+    picture, axes = plot(drawn, len(shown), (2.8 * len(shown), 2.7))
     for ax, length in zip(axes, shown, strict=True):
         at = drawn[drawn["length"] == length].sort_values("node")
         ring = np.r_[np.arange(len(at)), 0]
