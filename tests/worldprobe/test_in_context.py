@@ -85,4 +85,4 @@ def test_checks_and_words_follow_from_the_rows(measured, tables):
 
 def test_the_command_line_knows_it(capsys):
     assert _cli.main(["reproduce", "in_context", "--out", "unused", "--dry-run", "--quick"]) == 0
-    assert "1 network of 3 layers, 700 steps" in capsys.readouterr().out
+    assert "1 network of 3 layers, 900 steps" in capsys.readouterr().out
