@@ -244,29 +244,29 @@ class LastToken:
         return (out[0] if out else torch.empty(0, len(self), 0)), {site: x[0] for site, x in acts.items() if x}
 
     def _run(self, arms: Sequence[Edits], take: Callable, read: Sequence[Site] = ()) -> None:
-        """Calls `take(numbers of some arms, batch, logits (arm, batch, d_vocab), {site: (arm, batch, d_model)})` for
-        all. Arms run in the order of the first block that they edit, so that a pass enters as high as it can."""
+        """Calls `take(numbers of some arms, batch, logits (arm, batch, d_vocab), {site: (arm, batch, d_model)})` until
+        every arm of every batch has come. Arms enter together where they edit first; one arm alone runs whole."""
         self._check(arms, read)
-        now, starts = _Now(self.rows), [first_block(self.model, (*arm, *read)) for arm in arms]
-        shares = self.shares_prefix and len(arms) > 1 and hasattr(self.model, "blocks")  # one arm alone shares nothing
-        order = sorted(range(len(arms)), key=starts.__getitem__)
+        now, firsts = _Now(self.rows), [first_block(self.model, (*arm, *read)) for arm in arms]
+        shares = self.shares_prefix and len(arms) > 1 and hasattr(self.model, "blocks")
         with torch.no_grad(), self.model.hooks(fwd_hooks=self._hooks(arms, read, now)):
             for batch in self._batches:
                 prefix = self._prefix(batch) if self.shares_prefix else None
-                entering = self._entering(batch, prefix, set(starts)) if shares else {}
+                entering = self._entering(batch, prefix, set(firsts)) if shares else {}
+                starts = [first if first in entering else 0 for first in firsts]
                 together = max(1, self._most(batch.tokens.shape[1]) // len(batch.rows))
-                lowest = min((start if start in entering else 0 for start in starts), default=0)
-                wide = None if prefix is None else widen(prefix, min(together, len(arms)), lowest)
-                for which in (order[i : i + together] for i in range(0, len(arms), together)):
-                    chunk, start = [arms[i] for i in which], starts[which[0]]
-                    n = len(chunk) * len(batch.rows)
-                    cache = None if wide is None else map_cache(wide, partial(first_rows, n=n))
-                    tokens = batch.tokens[:, -1:] if prefix is not None else batch.tokens
-                    now.arms, now.rows, now.positions = chunk, batch.rows, slice(-1, None)
-                    with entered(self.model, start, entering.get(start), len(chunk)):
-                        logits = self._forward(tokens.repeat(len(chunk), 1), cache)
-                    now.arms = None
-                    take(which, batch, logits.reshape(len(chunk), len(batch.rows), -1), now.read)
+                for start in sorted(set(starts)):
+                    mine = [i for i, s in enumerate(starts) if s == start]
+                    wide = None if prefix is None else widen(prefix, min(together, len(mine)), start)
+                    for which in (mine[i : i + together] for i in range(0, len(mine), together)):
+                        n = len(which) * len(batch.rows)
+                        cache = None if wide is None else map_cache(wide, partial(first_rows, n=n))
+                        tokens = (batch.tokens if prefix is None else batch.tokens[:, -1:]).repeat(len(which), 1)
+                        now.arms, now.rows, now.positions = [arms[i] for i in which], batch.rows, slice(-1, None)
+                        with entered(self.model, start, entering.get(start), len(which)):
+                            logits = self._forward(tokens, cache)
+                        now.arms = None
+                        take(which, batch, logits.reshape(len(which), len(batch.rows), -1), now.read)
 
     def _forward(self, tokens: Tensor, cache: DynamicCache | None) -> Tensor:
         """Logits of the last position (batch, d_vocab)."""
