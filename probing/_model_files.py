@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError, safe_open
 
 import tasks
@@ -128,9 +129,19 @@ def _snapshot(name: str, revision: str | None, unknown: str) -> Path:
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(unknown) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{unknown}. {name} is not in the local cache, and the Hub cannot be reached "
-                         f"({type(error).__name__})") from None
+        why = f"the Hub cannot be reached ({type(error).__name__})"
+        if there := _cached_revisions(name):
+            raise ModelError(f"revision {revision or 'main'!r} of {name} is not in the local cache, which has "
+                             f"{listing(there)}, and {why}. Name one of these, or fetch it where there is a network: "
+                             f"hf download {name} --revision {revision or 'main'}") from None
+        raise ModelError(f"{unknown}. {name} is not in the local cache, and {why}") from None
     return folder
+
+
+def _cached_revisions(name: str) -> list[str]:
+    """Branches and tags of a Hub model that were downloaded."""
+    refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "refs"
+    return sorted(path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file())
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ def _formation_command(commands: Any, shared: Parser) -> None:
     command = commands.add_parser("formation", help=words, description=f"{words[0].upper()}{words[1:]}.",
                                   parents=[shared], argument_default=argparse.SUPPRESS, allow_abbrev=False)
     add = command.add_argument
-    add("model", metavar="MODEL", help="reference model, or a directory with checkpoints/step-000000, ... in it")
+    add("models", metavar="MODEL", nargs="+", help="reference model, or a directory with checkpoints/step-000000, ... "
+        "in it; several are seeds of one training: what is first in all of them")
     add("--task", metavar="TASK", help="whose study asks and reads it (default: that of a reference model)")
     add("--out", required=True, metavar="DIR", help="folder of the run; the same command again continues there")
     add("--prompts", type=_count, metavar="N", help="prompts for every reading (default: what the study says)")
@@ -233,14 +234,18 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def formation(arguments: argparse.Namespace) -> int:
-    """Follows a model through training; the last line printed is the path of the report."""
+    """Follows a model, or seeds of one, through training; the last line printed is the path of the report."""
     from ._formation_model import follow
+    from ._formation_seeds import follow_seeds, names_of
     from ._run import discard_run, say
 
-    if getattr(arguments, "fresh", False):
-        discard_run(arguments.out)
     given = {k: v for k, v in vars(arguments).items() if k not in _NOT_OPTIONS}
-    print(follow(arguments.out, **given, log=say))
+    models, several = given.pop("models"), len(arguments.models) > 1
+    if getattr(arguments, "fresh", False):
+        for folder in ("", *names_of(models)) if several else ("",):
+            discard_run(Path(arguments.out) / folder)
+    print(follow_seeds(arguments.out, models, **given, log=say) if several else
+          follow(arguments.out, models[0], **given, log=say))
     return 0
 
 

@@ -16,7 +16,8 @@ from ._formation_followed import Followed, Relation, headline
 from ._ink import INK, MARKERS, MUTED, SERIES, Plot, name_lines, styled, words
 from ._rows import metric_name
 
-BEHAVIOUR, PROBES, RELATIONS = SERIES[1], (SERIES[0], SERIES[5]), (SERIES[2], SERIES[3], SERIES[4])
+BEHAVIOUR, RELATIONS = SERIES[1], (SERIES[2], SERIES[3], SERIES[4])
+PROBES = SERIES[0], SERIES[5], SERIES[2], SERIES[3], SERIES[4]
 PAIRS = {"RGA": "states and gradients", "RWA": "states and weights", "GWA": "gradients and weights"}
 SIDES = {"out": "after the layer", "in": "before it"}
 CAPTION = (
@@ -42,7 +43,8 @@ def formation_plot(table: pd.DataFrame, found: Followed) -> Plot:
     figure.frame = table
     axes = figure.subplots(4, 2)
     x = log_steps(found.steps)
-    colours = {name: PROBES[i % 2] for i, name in enumerate(dict.fromkeys(found.first["reading"].dropna()))}
+    readings = [*headline(found.first, "probe")["reading"], *found.first["reading"].dropna()]
+    colours = {name: PROBES[i % len(PROBES)] for i, name in enumerate(dict.fromkeys(readings))}
     for ax in axes.flat:
         styled(ax)
         steps_axis(ax, found.steps, x, last=ax in axes[-1], room=0.13)
@@ -85,9 +87,13 @@ def _probes(ax: Axes, rows: pd.DataFrame, found: Followed, x: Float[ndarray, " s
             ) -> None:
     mine = found.first[found.first["kind"] != "behaviour"]
     looks = {name: MARKERS[i] for i, name in enumerate(colours)}
-    names = [draw_curve(ax, points(rows, curve), curve, colours[curve["reading"]], looks[curve["reading"]], x, False)
-             for _, curve in mine.iterrows()]
-    names += shortcut_lines(ax, rows, mine, colours)
+    names = []
+    for _, curve in mine.iterrows():
+        reading = curve["reading"]
+        end = draw_curve(ax, points(rows, curve), curve, colours[reading], looks[reading], x, False)
+        names += [end] if curve["kind"] == "probe" else []  # the dotted one has its colour
+    shortcuts = {(round(y, 6), name): colour for y, name, colour in shortcut_lines(ax, rows, mine, colours)}
+    names += [(y, name, colour) for (y, name), colour in shortcuts.items()]
     _finish(ax, "probes", " / ".join(metric_name(m).partition(" (")[0] for m in mine["metric"].unique()), names)
 
 

@@ -50,7 +50,8 @@ class Followed:
         transitions: Those of the six.
         lags: One row per pair of a relation and a probe or behaviour: see `probing.formation.coincidence`.
         by_layer: Transitions of every layer and relation, and their order to every probe and behaviour.
-        answers: Which is first, a line per probe or behaviour.
+        answers: Which is first, a line per probe or behaviour; `headlines`: those of the first behaviour and of the
+            probe that gains most.
     """
 
     def __init__(self, study: Study, aligned: Aligned, others: Sequence[tuple[dict, Curve]], seed: int):
@@ -64,7 +65,10 @@ class Followed:
         self.lags = coincidences(self.curves, against, seed)
         self.by_layer = self._by_layer([curve.name for curve in against], seed)
         every = pd.concat([self.first, self.transitions], ignore_index=True)
-        self.answers = [answer(rows, every) for _, rows in self.lags.groupby("other", sort=False)]
+        answers = {name: answer(rows, every) for name, rows in self.lags.groupby("other", sort=False)}
+        first = pd.concat([headline(self.first, kind) for kind in ("behaviour", "probe")])["curve"]
+        self.answers = list(answers.values())
+        self.headlines = [answers[name] for name in first] or self.answers
 
     def _by_layer(self, against: Sequence[str], seed: int) -> pd.DataFrame:
         rows = self.first.set_index("curve")

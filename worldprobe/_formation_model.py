@@ -3,7 +3,8 @@ when do states, gradients and weights align? Which is first?
 
 Behaviour and probes are those of the task's study, see `worldprobe._study_dynamics`. The six alignments are measured at
 every linear layer on the task's own prompts under the loss of the next token, on disjoint parts of the prompts, see
-`worldprobe._formation_followed`. What becomes of the states is in `worldprobe._formation_states`.
+`worldprobe._formation_followed`. What becomes of the states is in `worldprobe._formation_states`; what they are used
+for in `worldprobe._formation_used`.
 """
 
 import json
@@ -27,6 +28,7 @@ from ._dynamics_report import dynamics_section
 from ._formation_figure import CAPTION, formation_plot
 from ._formation_followed import Followed, headline, steps_between
 from ._formation_states import probe_table, probes_at, regime_rows, regime_table
+from ._formation_used import edit_sites, explained_at, used_rows, used_section
 from ._report import Exhibit, Section, Table, write_report
 from ._run import Run, open_run
 from ._study import model_directory, sized, study_of
@@ -37,6 +39,9 @@ QUICK_PARTS, QUICK_PER_PART = 5, 8
 N_NULL = 5
 SHAPE = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head",
          "intermediate_size", "n_inner", "model_type")  # what checkpoints of one run share, of config.json
+STATES = ("A probe that is new at every checkpoint says when a label can be read; the final probe, read out at earlier "
+          "checkpoints, whether it stood in the same place. Where the final probe fails and a new one does not, the "
+          "representation is there and rotates later; where both fail, it is not there.")
 
 Text: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -66,7 +71,8 @@ def asked(out: str | Path, model: str, task: str | None, prompts: int | None, se
     if len(paths) < ENOUGH or 0 not in paths:
         raise ValueError(f"{model} has checkpoints at steps {', '.join(map(str, paths)) or '(none)'}; to follow it "
                          f"takes step 0 and at least {ENOUGH} in all, in checkpoints/step-000000 and so on of its "
-                         "directory")
+                         "directory" + ("" if directory.exists() else "; revisions on the Hub are followed from "
+                                        "Python, with probing.formation.follow"))
     same_architecture(paths)
     study = sized(study, prompts, None, quick)
     data = {r.name: r.load(r.n, seed) for r in study.readings if r.followed}
@@ -89,16 +95,22 @@ def follow_study(folder: Run, study: Study, directory: Path, data: Mapping[str, 
         directory: With `checkpoints/step-*` in it.
         data: Prompts of every followed reading.
     """
-    table, found, states = measured(folder, study, directory, data, seed, quick)
+    return follow_one(folder, study, directory, data, seed, quick)[0]
+
+
+def follow_one(folder: Run, study: Study, directory: Path, data: Mapping[str, LabelledPrompts], seed: int, quick: bool
+               ) -> tuple[Path, Followed]:
+    """(path of the report, curves), see `follow_study`."""
+    table, found, more = measured(folder, study, directory, data, seed, quick)
     write_results(table, folder.path / "results.parquet", {"config": folder.config, **folder.environment()})
     for line in found.answers:
         folder.log(line)
-    return _report(folder, table, found, states)
+    return _report(folder, table, found, more), found
 
 
 def measured(folder: Run, study: Study, directory: Path, data: Mapping[str, LabelledPrompts], seed: int, quick: bool
-             ) -> tuple[pd.DataFrame, Followed, list[Table]]:
-    """(result rows, curves, tables of the states), all stages of the run."""
+             ) -> tuple[pd.DataFrame, Followed, list[Section]]:
+    """(result rows, curves, sections on states and on use), all stages of the run."""
     paths = checkpoints(directory)
     parts, per_part = (QUICK_PARTS, QUICK_PER_PART) if quick else (PARTS, PER_PART)
     text = text_of(study, data, parts * per_part, seed)
@@ -113,8 +125,14 @@ def measured(folder: Run, study: Study, directory: Path, data: Mapping[str, Labe
               for step, path in paths.items()}
     moved = folder.stage("regime", lambda: regime_rows(paths[0], paths[max(paths)], readings[0],
                                                        data[readings[0].name]))
+    used = used_rows(folder, paths[max(paths)], study, readings, data, seed)
+    where = edit_sites(sites, used)
+    explained = {step: folder.stage(f"explained-{step:06d}", lambda: explained_at(path, readings, data, where))  # noqa: B023
+                 for step, path in paths.items()}
     values = {(about["kind"], about["reading"]): curve.values for about, curve in curves}
-    return tables[0], found, [*(probe_table(r, probes, found.first, values) for r in readings), regime_table(moved)]
+    states = [*(probe_table(r, probes, found.first, values) for r in readings), regime_table(moved)]
+    return tables[0], found, [used_section(readings, explained, used, tables[0], sites),
+                              Section("Does it rotate or appear, and what moved", STATES, [], states)]
 
 
 def text_of(study: Study, data: Mapping[str, LabelledPrompts], n: int, seed: int) -> Text:
@@ -167,8 +185,7 @@ def same_architecture(paths: Mapping[int, Path]) -> None:
     Raises:
         ValueError: Two that differ in size, naming both and in what.
     """
-    shapes = {step: {k: v for k, v in json.loads((path / "config.json").read_text()).items() if k in SHAPE}
-              for step, path in paths.items()}
+    shapes = {step: shape_of(path) for step, path in paths.items()}
     last = max(paths)
     for step, shape in shapes.items():
         if odd := sorted(k for k in {*shape, *shapes[last]} if shape.get(k) != shapes[last].get(k)):
@@ -177,7 +194,12 @@ def same_architecture(paths: Mapping[int, Path]) -> None:
                              f"{paths[last].parent}")
 
 
-def _report(folder: Run, table: pd.DataFrame, found: Followed, states: list[Table]) -> Path:
+def shape_of(directory: Path) -> dict[str, Any]:
+    """What of the configuration of a model says its architecture."""
+    return {k: v for k, v in json.loads((directory / "config.json").read_text()).items() if k in SHAPE}
+
+
+def _report(folder: Run, table: pd.DataFrame, found: Followed, more: list[Section]) -> Path:
     section = dynamics_section(table, found.first, found.study)
     assert section is not None  # a reading is followed
     figure = formation_plot(table, found)
@@ -190,12 +212,9 @@ def _report(folder: Run, table: pd.DataFrame, found: Followed, states: list[Tabl
         [*section.tables, Table("Where the alignments rise", _shown(found), _NULLS, found.transitions),
          Table("Alignments against probes and behaviour", _shown_lags(found), _LAGS, found.lags),
          Table("Layer by layer", _shown_layers(found), _LAYERS, found.by_layer)])
-    text = ("A probe that is new at every checkpoint says when a label can be read; the final probe, read out at "
-            "earlier checkpoints, whether it stood in the same place. Where the final probe fails and a new one does "
-            "not, the representation is there and rotates later; where both fail, it is not there.")
     return write_report(folder.path / "report.html", title=f"How {folder.config['model']} forms",
-                        summary=[found.study.question, *found.answers],
-                        sections=[first, Section("Does it rotate or appear, and what moved", text, [], states)],
+                        summary=[found.study.question, *found.headlines],
+                        sections=[first, *more],
                         run={"command": shlex.join(about.pop("command")), "configuration": dict(folder.config),
                              **about})
 
@@ -230,7 +249,8 @@ def _shown_lags(found: Followed) -> pd.DataFrame:
     text = found.lags.assign(lag=[
         row["order"] + (f", {row['lag']:+.2f} [{row['lag_low']:+.2f}, {row['lag_high']:+.2f}]"
                         if {row["curve"], row["other"]} <= sharp else "") for _, row in found.lags.iterrows()])
-    return text.pivot(index="curve", columns="other", values="lag").reset_index().rename(columns={"curve": "relation"})
+    wide = text.pivot(index="curve", columns="other", values="lag").loc[text["curve"].unique(), text["other"].unique()]
+    return wide.reset_index().rename(columns={"curve": "relation"})
 
 
 def _shown_layers(found: Followed) -> pd.DataFrame:

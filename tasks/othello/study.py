@@ -15,8 +15,10 @@ import pandas as pd
 import torch
 
 from .. import reference_models
-from .._study import Behaviour, Reading, Study
-from ._engine import random_games
+from .._prompts import Counterfactuals
+from .._study import Behaviour, Change, Part, Reading, Study, codes
+from ._cases import cases
+from ._engine import random_games, square_name
 from ._labels import load
 from ._tokens import legal_tokens, to_tokens
 
@@ -48,7 +50,14 @@ def study(size: int | None = None, model: str = "othello-6x6", d_vocab: int | No
             {"legal_top1": "moves", "legal_mass": "moves"}, n=500, quick=400, items="held-out games"),
         readings=[Reading("board", "mine_theirs", "the board, as mine, theirs and empty, after every move",
                           partial(load, size=size), n=400, quick=120, subsets=("occupied",), followed=True,
-                          groups="openings")])
+                          groups="openings")],
+        changes=[Change("flip", "a disc changes its colour", partial(_flipped, size), {"last move": [Part(
+            "board", -1, *(partial(codes, targets=[square_name(s, size) for s in range(size**2)], column=column)
+                           for column in ("was", "becomes")))]}, n=240, quick=120, groups="openings")])
+
+
+def _flipped(size: int, n: int, seed: int) -> Counterfactuals:
+    return cases("natural", "flip", n, size, seed)
 
 
 def legal_moves(model, n: int, seed: int, size: int) -> pd.DataFrame:

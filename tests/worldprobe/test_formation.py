@@ -1,17 +1,20 @@
 """The smallest experiments at a tiny size, and a model of our own followed over checkpoints."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import norm, ttest_1samp
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from probing import load_model
+import tasks
+from probing import Site, load_model
 from probing.formation import Curve, coincidences, transitions
 from tasks import LabelledPrompts, split_by_group
 from tasks._study import Reading, Study
@@ -22,9 +25,20 @@ from worldprobe import _formation_two_point as two_point
 from worldprobe import _formation_variance as variance
 from worldprobe._formation_checks import another_seed
 from worldprobe._formation_followed import answer, mean_curve, relation_of, with_gains
-from worldprobe._formation_model import follow, follow_study, next_token_loss, same_architecture, text_of
+from worldprobe._formation_model import follow, follow_one, follow_study, next_token_loss, same_architecture, text_of
 from worldprobe._formation_nets import Stack, mlp
+from worldprobe._formation_seeds import (
+    answers,
+    follow_seeds,
+    names_of,
+    orders_of,
+    over_seeds,
+    seeds_plot,
+    step_notes,
+    t_interval,
+)
 from worldprobe._formation_states import angle, dimension, first_groups, weight_changes
+from worldprobe._formation_used import codes_of, explained_at, used_rows, written
 from worldprobe._run import open_run
 from worldprobe._study import study_of
 
@@ -74,7 +88,7 @@ def test_every_experiment_has_its_checks_and_its_section_at_any_size():
     assert not by_name["both outputs right"]["pass"]  # after 5 steps
     for section in (alignment.section(aligned), two_point.section(pair), variance.section(shares),
                     known.section(numbers)):
-        assert section.exhibits and section.tables
+        assert section.exhibits
     start = aligned["alignments"].query("step == 0 and decay == 0")
     assert (start[(start["side"] == "out") & (start["relation"] == "RWA")]["value"] > 0.5).all()
 
@@ -114,19 +128,79 @@ STUDY = Study("toy", "{model}", "?", "toy", None, [Reading("first", "first", "wh
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("formation")
     run = open_run(path / "run", {"model": "toy"})
-    return path, follow_study(run, STUDY, save(path), {"first": prompts(N, 0)}, 0, True)
+    return path, *follow_one(run, STUDY, save(path), {"first": prompts(N, 0)}, 0, True)
 
 
 def test_a_model_is_followed_and_says_which_is_first(folder):
-    path, report = folder
+    path, report, found = folder
     text = report.read_text()
     assert "Behaviour, probes and alignments over training" in text and "out-RGA" in text
     log = (path / "run" / "run.log").read_text()
     assert "first does not grow in training, so nothing leads or follows it." in log  # it was there at step 0
     assert "Layer by layer" in text and "first: does it rotate or appear?" in text and "What moved" in text
+    assert "Explained, readable, used" in text and "the study changes nothing that is read here" in text
+    assert set(found.headlines) <= set(found.answers)
     again = open_run(path / "run", {"model": "toy"})
     assert follow_study(again, STUDY, path, {"first": prompts(N, 0)}, 0, True) == report
-    assert (path / "run" / "run.log").read_text().count("done before") == 4 * len(STEPS) + 2
+    assert (path / "run" / "run.log").read_text().count("done before") == 5 * len(STEPS) + 2
+
+
+def test_seeds_say_what_all_of_them_say(folder):
+    """One run twice agrees with itself; a seed that is turned round does not, and lags have an interval over seeds."""
+    found = dict.fromkeys(("a", "b"), folder[2])
+    orders = orders_of(found)
+    over = over_seeds(orders)
+    assert (over["verdict"] == "nothing to lead").all()  # the label is there at step 0
+    assert "2 seeds are too few for a claim" in answers(found, orders, over)[-1]
+    assert len(seeds_plot(found, orders).axes[0].get_yticklabels()) == 7  # a probe and the six
+    lags = {"a": -0.5, "b": -0.3, "c": -0.4}
+    three = pd.concat([orders[orders["seed"] == "a"].assign(seed=name, order="leads", half_rise_lag=lag)
+                       for name, lag in lags.items()], ignore_index=True)
+    agreed = over_seeds(three).iloc[0]
+    assert agreed["verdict"] == "leads" and agreed["half_rise_lag"] == pytest.approx(-0.4) and agreed["lag_n"] == 0
+    sure = ttest_1samp(list(lags.values()), 0).confidence_interval(0.95)
+    assert (agreed["half_rise_lag_low"], agreed["half_rise_lag_high"]) == pytest.approx((sure.low, sure.high))
+    three.loc[three["seed"] == "c", "order"] = "follows"
+    apart = over_seeds(three).iloc[0]
+    assert apart["verdict"] == "seeds disagree" and apart["counts"] == "2 lead, 1 follow"
+    assert np.isnan(t_interval(pd.Series([0.2, np.nan]))[1])
+    assert step_notes({"a": [0, 8], "b": [0, 8]}) == [] and "different steps" in step_notes({"a": [0, 8], "b": [0]})[0]
+
+
+def test_seeds_of_one_training_are_one_architecture_and_each_counts_once(folder, tmp_path):
+    one = tmp_path / "one"
+    shutil.copytree(folder[0] / "checkpoints" / "step-000032", one)
+    for name in ("two", "wide"):
+        shutil.copytree(one, tmp_path / name)
+    with pytest.raises(ValueError, match="two and .*one have the same weights"):
+        follow_seeds(tmp_path / "run", [str(one), str(tmp_path / "two")], "decoy")
+    with pytest.raises(ValueError, match="n_embd is 16 in .*one and 32 in decoy"):
+        follow_seeds(tmp_path / "run", [str(one), "decoy"], "decoy")
+    with pytest.raises(ValueError, match="have one task"):
+        follow_seeds(tmp_path / "run", ["truthfulness", "truthfulness-1", "decoy"][::2])
+    assert not (tmp_path / "run").exists()
+    assert names_of(["runs/0/model", "runs/1/model"]) == ["0-model", "1-model"] and names_of(["a", "b/c"]) == ["a", "c"]
+
+
+def test_a_label_that_explains_and_can_be_read_need_not_be_used(tmp_path):
+    """The decoy decides by the end that is asked for; the mark is as plain, and decides nothing."""
+    study, _ = study_of("decoy", "decoy")
+    study = replace(study, changes=[replace(change, n=60) for change in study.changes])
+    data = {r.name: r.load(200, 0) for r in study.readings}
+    path = tasks.reference_models()["decoy"]
+    used = used_rows(open_run(tmp_path, {"model": "decoy"}), path, study, study.readings, data, 0).set_index("reading")
+    assert used["why"].isna().all() and (used["random_low"] <= used["random"]).all()
+    assert used.loc["end", "value"] > used.loc["end", "random_high"] + 0.2
+    assert used.loc["mark", "value"] <= used.loc["mark", "random_high"] + 0.1
+    last = Site("resid_post", load_model(path).cfg.n_layers - 2)
+    explained = explained_at(path, study.readings, data, {name: [last] for name in data}).set_index("reading")
+    assert (explained["value"] > 10 * explained["chance"]).all() and (explained["targets"] == 1).all()
+    assert [change.name for change, _ in written(study, "end")] == ["end"]
+
+
+def test_numbers_are_binned_evenly_and_classes_are_kept():
+    assert np.bincount(codes_of(np.random.default_rng(0).normal(size=80), False)).tolist() == [10] * 8
+    assert codes_of(np.array([2, 0, 2]), True).tolist() == [1, 0, 1]
 
 
 def stages(path):

@@ -1,6 +1,7 @@
 """Shares of variance that are known, sums that are bounded, and a feature that is used without being large."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
@@ -57,3 +58,21 @@ def test_what_explains_nothing_by_construction_is_refused():
         variance_explained(H, {"f": np.ones(50)})
     with pytest.raises(ValueError, match="all states are equal"):
         variance_explained(0 * H, features)
+
+
+def test_groups_are_resampled_whole_and_all_alike_in_a_group_is_less_certain():
+    """Each example ten times: the same share, and the interval of the examples that there are."""
+    H, features = planted(100)
+    once = variance_explained(H, features, groups=np.arange(100)).set_index("feature")
+    pd.testing.assert_frame_equal(once, variance_explained(H, features).set_index("feature"))
+    ten = variance_explained(np.repeat(H, 10, 0), {k: np.repeat(v, 10) for k, v in features.items()},
+                             groups=np.repeat(np.arange(100), 10)).set_index("feature")
+    np.testing.assert_allclose(ten[["value", "ci_low", "ci_high"]], once[["value", "ci_low", "ci_high"]])
+
+
+def test_an_unused_feature_has_its_chance_in_the_middle_of_its_interval():
+    """Plain percentiles would lie above it: resamples repeat examples, and explain twice the chance."""
+    rng = np.random.default_rng(0)
+    rows = [variance_explained(rng.normal(size=(60, 4)), {"f": np.arange(60) % 8}).iloc[0] for _ in range(20)]
+    low, high, chance = (np.mean([row[c] for row in rows]) for c in ("ci_low", "ci_high", "chance"))
+    assert low < chance < high and (low + high) / 2 == pytest.approx(chance, abs=0.03)
