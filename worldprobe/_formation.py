@@ -15,6 +15,7 @@ import pandas as pd
 from tasks._files import write_whole
 
 from . import _formation_alignment as alignment
+from . import _formation_decay as decay
 from . import _formation_known as known
 from . import _formation_two_point as two_point
 from . import _formation_variance as variance
@@ -40,7 +41,7 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
     pair = _tables(folder, "two-point", ("records", "fits"), lambda: two_point.measure(seeds))
     aligned = _tables(folder, "alignment", ("alignments", "powers"), lambda: alignment.measure(seeds, steps))
     found = [*known.checks(numbers), *variance.checks(shares), *two_point.checks(pair),
-             *alignment.checks(aligned, alignment.identities(seeds))]
+             *alignment.checks(aligned, alignment.identities(seeds)), *decay.checks(aligned)]
     checks = [{"id": i, **check} for i, check in enumerate(found, 1)]
     path = folder.path / "checks.json"
     write_whole(path, (json.dumps(checks, indent=1) + "\n").encode())
@@ -49,8 +50,8 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
         folder.path / "report.html", title="How representations form: the smallest experiments",
         summary=[f"Every experiment on {SEEDS} seeds; a figure measured elsewhere agrees where one more seed of ours "
                  "could give it. Step 0 and a null stand beside every number that is not 0 without training."],
-        checks=checks, sections=[alignment.section(aligned), two_point.section(pair), variance.section(shares),
-                                 known.section(numbers)],
+        checks=checks, sections=[alignment.section(aligned), decay.section(aligned), two_point.section(pair),
+                                 variance.section(shares), known.section(numbers)],
         run={"command": shlex.join(about.pop("command")), "configuration": dict(folder.config), **about})
     return path
 

@@ -74,7 +74,7 @@ def test_one_more_seed_lies_in_its_interval_as_often_as_said():
 
 
 def test_every_experiment_has_its_checks_and_its_section_at_any_size():
-    aligned, pair = alignment.measure(SEEDS, (0, 1, 2)), two_point.measure(SEEDS, most_steps=40)
+    aligned, pair = alignment.measure(SEEDS, (0, 1, 2), (0.0, 5e-3)), two_point.measure(SEEDS, most_steps=40)
     shares, numbers = variance.measure(SEEDS, steps=5), known.measure(SEEDS, n_cube=200)
     found = [*alignment.checks(aligned, alignment.identities(SEEDS[:1])), *two_point.checks(pair),
              *variance.checks(shares), *known.checks(numbers)]
