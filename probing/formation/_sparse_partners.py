@@ -49,8 +49,9 @@ def sparse_partners(
       have the same choices made.
     - `n`: test rows.
 
-    R2 is that of test rows about their own mean. It and `needed` are missing for a unit that does not vary in one of
-    the three parts. A constant unit of B is never chosen.
+    A unit whose R2 is not above `null_high` is not there in B, whatever is said to be needed. R2 is that of test rows
+    about their own mean. It and `needed` are missing for a unit that does not vary in one of the three parts. A
+    constant unit of B is never chosen.
 
     Args:
         groups: Rows of a group (the tokens of a prompt) never straddle two parts; by default each is its own.
