@@ -18,7 +18,7 @@ from probing._model_files import find
 from tasks._files import write_whole
 
 from ._csv import csv_text
-from ._formation_followed import Followed, steps_between
+from ._formation_followed import Followed, headline, steps_between
 from ._formation_model import asked, follow_one, shape_of, task_of
 from ._ink import INK, MUTED, SERIES, Plot, plot, words
 from ._report import Exhibit, Section, Table, write_report
@@ -26,6 +26,7 @@ from ._run import open_run
 from ._study_dynamics import checkpoints
 
 ENOUGH = 3  # seeds, for a claim about training
+APART = "seeds disagree"
 COLOURS = {"behaviour": SERIES[1], "probe": SERIES[0], "alignment": SERIES[2]}
 DID = {"leads": "lead", "follows": "follow", "cannot be told": "cannot be told from it", "does not grow": "do not grow",
        "nothing to lead": "have nothing to lead"}
@@ -39,13 +40,12 @@ def follow_seeds(out: str | Path, models: Sequence[str], task: str | None = None
     Raises:
         ValueError: A model named twice, models of several tasks or architectures, or one that cannot be followed.
     """
-    directories = directories_of(models)
     of_task = {m: task or task_of(m) for m in models}
     if len(set(of_task.values())) > 1:
         raise ValueError(f"seeds of one training have one task, but {models[0]} is of {of_task[models[0]]} and "
                          f"{next(f'{m} of {x}' for m, x in of_task.items() if x != of_task[models[0]])}; follow models "
                          "of different tasks one by one")
-    names = names_of(models)
+    directories, names = directories_of(models), names_of(models)
     folder = open_run(out, {"followed": names, "models": list(models), "task": of_task[models[0]], "prompts": prompts,
                             "seed": seed, "quick": quick}, log=log)
     runs = [asked(folder.path / name, m, of_task[m], prompts, seed, quick, log)
@@ -57,14 +57,17 @@ def follow_seeds(out: str | Path, models: Sequence[str], task: str | None = None
     orders = orders_of(found)
     over = over_seeds(orders)
     write_whole(folder.path / "lead_or_follow.csv", csv_text(orders).encode())
-    said = answers(found, orders, over) + step_notes({name: list(checkpoints(d)) for name, d in
-                                                      zip(names, directories, strict=True)})
-    for line in said:
+    said, first = answers(found, orders, over), found[names[0]].first
+    more = [end_aligned(over), *step_notes({name: list(checkpoints(d))
+                                            for name, d in zip(names, directories, strict=True)})]
+    for line in (*said.values(), *more):
         folder.log(line)
+    headlines = [said[name] for kind in ("behaviour", "probe") for name in headline(first, kind)["curve"]]
     about = folder.environment()
     return write_report(
         folder.path / "report.html", title=f"What is first, over {len(names)} seeds of training",
-        summary=said, sections=[_section(found, orders, over)],
+        summary=[f"Seeds, in this order: {', '.join(names)}.", *(headlines or said.values()), *more],
+        sections=[_section(found, orders, over)],
         run={"command": shlex.join(about.pop("command")), "configuration": dict(folder.config), **about})
 
 
@@ -103,11 +106,13 @@ def orders_of(found: Mapping[str, Followed]) -> pd.DataFrame:
     """One row per seed, relation and probe or behaviour (`other`): `order`, `halfway_from`, `halfway_to` and
     `half_rise` of both, `half_rise_lag` (missing where one of them does not grow), `lag` of their steps (missing where
     one has no step of its own), and of the relation `gain` with its interval and whether it ends `aligned`: above its
-    value at step 0 and above rotated eigenvectors, by 95 % of resamples."""
+    value at step 0 and above rotated eigenvectors, by 95 % of resamples.
+
+    What is halfway before the first saved step counts as halfway there, which makes lags smaller: `bound` says so."""
     tables = []
     for name, followed in found.items():
         about = pd.concat([followed.first, followed.transitions]).drop_duplicates("curve").set_index("curve")
-        rows = followed.lags[["curve", "other", "order", "half_rise_lag", "lag"]].copy()
+        rows = followed.lags[["curve", "other", "order", "lag"]].copy()
         for whose in ("curve", "other"):
             for column in ("halfway_from", "halfway_to", "half_rise"):
                 rows[f"{column}_of_{whose}"] = about.loc[rows[whose], column].to_numpy()
@@ -116,7 +121,9 @@ def orders_of(found: Mapping[str, Followed]) -> pd.DataFrame:
         both = rows["order"].isin(["leads", "follows", "cannot be told"]).to_numpy()
         sharp = [bool(about.loc[a, "sharp"] and about.loc[b, "sharp"])
                  for a, b in zip(rows["curve"], rows["other"], strict=True)]
-        rows["half_rise_lag"] = rows["half_rise_lag"].where(both)
+        own, theirs = (rows[f"half_rise_of_{whose}"].clip(lower=followed.steps[1]) for whose in ("curve", "other"))
+        rows["half_rise_lag"] = np.log10(own / theirs).where(both)
+        rows["bound"] = rows["half_rise_of_curve"] < followed.steps[1]
         rows["lag"] = rows["lag"].where(both & np.array(sharp))
         rows["aligned"] = rows["curve"].map(aligned(followed))
         tables.append(rows.assign(seed=name))
@@ -133,19 +140,22 @@ def aligned(followed: Followed) -> dict[str, bool]:
 
 
 def over_seeds(orders: pd.DataFrame) -> pd.DataFrame:
-    """One row per relation and other: `verdict`, the order of all seeds or `seeds disagree`; `counts` in words;
+    """One row per other and relation: `verdict`, the order of all seeds or `seeds disagree`; `counts` in words;
     `half_rise_lag` and `lag`, decades, mean over the seeds that have one (`..._n`), with a 95 % t-interval where there
-    are two; `aligned`, in how many seeds; `seeds`."""
+    are two; `bound`, whether the former is one; `aligned`, in how many seeds; `seeds`."""
     rows = []
-    for (relation, other), part in orders.groupby(["relation", "other"], sort=False):
+    for (other, relation), part in orders.groupby(["other", "relation"], sort=False):
         counts = part["order"].value_counts()
-        row = {"relation": relation, "other": other, "seeds": len(part), "aligned": int(part["aligned"].sum()),
-               "verdict": counts.index[0] if len(counts) == 1 else "seeds disagree",
+        row = {"other": other, "relation": relation, "seeds": len(part), "aligned": int(part["aligned"].sum()),
+               "bound": bool(part["bound"].any()),
+               "verdict": counts.index[0] if len(counts) == 1 else APART,
                "counts": ", ".join(f"{n} {DID[kind]}" for kind, n in counts.items())}
         for name in ("half_rise_lag", "lag"):
             row |= dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_n"), t_interval(part[name]), strict=True))
         rows.append(row)
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    return found.sort_values("other", key=lambda o: o.map({name: i for i, name in enumerate(o.unique())}),
+                             kind="stable", ignore_index=True)
 
 
 def t_interval(values: pd.Series) -> tuple[float, float, float, int]:
@@ -158,25 +168,31 @@ def t_interval(values: pd.Series) -> tuple[float, float, float, int]:
     return float(there.mean()), float(there.mean() - half), float(there.mean() + half), n
 
 
-def answers(found: Mapping[str, Followed], orders: pd.DataFrame, over: pd.DataFrame) -> list[str]:
-    """A line per behaviour and probe, and one on what ends aligned."""
-    n, lines = len(found), []
+def answers(found: Mapping[str, Followed], orders: pd.DataFrame, over: pd.DataFrame) -> dict[str, str]:
+    """A sentence or two per behaviour and probe."""
+    n, lines = len(found), {}
     for other, rows in over.groupby("other", sort=False):
         own = orders[(orders["other"] == other) & (orders["relation"] == orders["relation"].iloc[0])]
-        when = "; ".join(f"{row['seed']} {_halfway(row, 'other')}" for _, row in own.iterrows())
-        agreed = rows[rows["verdict"] != "seeds disagree"]
-        parts = [f"{', '.join(each['relation'])} {DID[kind]}" for kind, each in agreed.groupby("verdict", sort=False)]
-        text = f"{other} is halfway {when}. "
+        parts = [f"{', '.join(each['relation']) if len(each) < len(rows) else 'all six alignments'} {DID[kind]}"
+                 for kind, each in rows[rows["verdict"] != APART].groupby("verdict", sort=False)]
+        text = f"{other} is halfway {', '.join(_halfway(row, 'other') for _, row in own.iterrows())}. "
         text += f"In all {n} seeds {'; '.join(parts)}." if parts else "On no alignment do all seeds agree."
-        if len(apart := rows[rows["verdict"] == "seeds disagree"]):
-            text += " Seeds disagree on " + "; ".join(f"{r.relation} ({r.counts})" for r in apart.itertuples()) + "."
-        lines.append(text)
-    per = over.drop_duplicates("relation")
+        if len(apart := rows[rows["verdict"] == APART]):
+            text += " Seeds disagree on " + "; ".join(
+                f"{row['relation']} ({row['counts']}; lag {_lag(row, 'half_rise_lag')} decades)"
+                for _, row in apart.iterrows()) + "."
+        lines[str(other)] = text
+    return lines
+
+
+def end_aligned(over: pd.DataFrame) -> str:
+    """In how many seeds every relation ends aligned."""
+    per, n = over.drop_duplicates("relation"), int(over["seeds"].iloc[0])
+    counts = {k: ", ".join(each["relation"]) if len(each) < len(per) else "all six" for k, each in
+              per.groupby("aligned", sort=False)}
     said = "Aligned at the end (above step 0 and above rotated eigenvectors, on rows that were not trained on): " + (
-        ", ".join(f"{r.relation} in {r.aligned} of {n}" for r in per.itertuples()) + ".")
-    if n < ENOUGH:
-        said += f" {n} seeds are too few for a claim, {ENOUGH} are the least."
-    return [*lines, said]
+        "; ".join(f"{who} in {k} of {n} seeds" for k, who in counts.items()) + ".")
+    return said if n >= ENOUGH else f"{said} {n} seeds are too few for a claim, {ENOUGH} are the least."
 
 
 def step_notes(steps: Mapping[str, Sequence[int]]) -> list[str]:
@@ -204,10 +220,11 @@ CAPTION = ("Bars, one per seed from above to below: between which checkpoints a 
            "layers. A curve that does not grow has no bar.")
 _CAPTION = ("Of each seed, between which checkpoints the alignment is halfway, and whether it leads or follows. "
             "Verdict: that of all seeds, where they agree. Lag: decades of training from the point where the other "
-            "curve is halfway to that where the alignment is, below 0 the alignment is first; mean over seeds that "
-            "grow, 95 % t-interval over seeds of training. Lag of steps: the same of the centres of sigmoids, of seeds "
-            "where both curves have a step of their own. Aligned: in how many seeds it ends above step 0 and above "
-            "rotated eigenvectors.")
+            "curve is halfway to that where the alignment is, on straight lines between checkpoints, below 0 the "
+            "alignment is first; mean over seeds that grow, 95 % t-interval over seeds of training. At most (≤): the "
+            "alignment is halfway before the first saved step, and counts as halfway there. Lag of steps: the same of "
+            "the centres of sigmoids, of seeds where both curves have a step of their own. Aligned: in how many seeds "
+            "it ends above step 0 and above rotated eigenvectors.")
 
 
 def seeds_plot(found: Mapping[str, Followed], orders: pd.DataFrame) -> Plot:
@@ -247,12 +264,12 @@ def seeds_plot(found: Mapping[str, Followed], orders: pd.DataFrame) -> Plot:
 
 
 def _shown(orders: pd.DataFrame, over: pd.DataFrame) -> pd.DataFrame:
-    lines = []
+    lines, steps = [], bool((over["lag_n"] > 1).any())
     for _, row in over.iterrows():
         own = orders[(orders["relation"] == row["relation"]) & (orders["other"] == row["other"])]
         line = {"against": row["other"], "relation": row["relation"], "verdict": row["verdict"],
-                "lag, decades": _lag(row, "half_rise_lag"), "lag of steps": _lag(row, "lag"),
-                "aligned": f"{row['aligned']} of {row['seeds']}"}
+                "lag, decades": _lag(row, "half_rise_lag")} | ({"lag of steps": _lag(row, "lag")} if steps else {})
+        line["aligned"] = f"{row['aligned']} of {row['seeds']}"
         line |= {each["seed"]: each["order"] if each["order"] in ("does not grow", "nothing to lead")
                  else f"{_halfway(each, 'curve')}: {each['order']}" for _, each in own.iterrows()}
         lines.append(line)
@@ -265,7 +282,8 @@ def _lag(row: pd.Series, name: str) -> str:
     if row[f"{name}_n"] < 2:
         return f"{row[name]:+.2f} (1 seed)"
     few = "" if row[f"{name}_n"] == row["seeds"] else f" ({row[f'{name}_n']} seeds)"
-    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{few}"
+    at_most = "≤ " if name == "half_rise_lag" and row["bound"] else ""
+    return f"{at_most}{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]{few}"
 
 
 def _halfway(row: pd.Series, whose: str) -> str:

@@ -29,6 +29,7 @@ from worldprobe._formation_model import follow, follow_one, follow_study, next_t
 from worldprobe._formation_nets import Stack, mlp
 from worldprobe._formation_seeds import (
     answers,
+    end_aligned,
     follow_seeds,
     names_of,
     orders_of,
@@ -151,7 +152,8 @@ def test_seeds_say_what_all_of_them_say(folder):
     orders = orders_of(found)
     over = over_seeds(orders)
     assert (over["verdict"] == "nothing to lead").all()  # the label is there at step 0
-    assert "2 seeds are too few for a claim" in answers(found, orders, over)[-1]
+    assert answers(found, orders, over)["first"].endswith("In all 2 seeds all six alignments have nothing to lead.")
+    assert "2 seeds are too few for a claim" in end_aligned(over)
     assert len(seeds_plot(found, orders).axes[0].get_yticklabels()) == 7  # a probe and the six
     lags = {"a": -0.5, "b": -0.3, "c": -0.4}
     three = pd.concat([orders[orders["seed"] == "a"].assign(seed=name, order="leads", half_rise_lag=lag)

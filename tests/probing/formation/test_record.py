@@ -1,5 +1,6 @@
 """What is recorded in a training loop: the same numbers as afterwards, and a training that never notices."""
 
+import huggingface_hub.constants
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from probing import load_model
+from probing._models import ModelError
 from probing.formation import (
     alignment_score,
     alignments,
@@ -146,3 +148,27 @@ def test_checkpoints_are_followed_by_their_paths_and_revisions(tmp_path):
         examples["split"] == "test").sum()
     with pytest.raises(ValueError, match="write a score of your own"):
         score["class"](nn.Linear(2, 2))
+
+
+def test_revisions_of_a_hub_model_are_followed_and_a_missing_one_is_named(tmp_path, monkeypatch):
+    """From the cache, without a network: every step is the snapshot that its branch points to."""
+    repository, steps = tmp_path / "models--acme--tiny", (0, 1, 2, 4, 8)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=5, n_positions=4, bos_token_id=0,
+                                       eos_token_id=0))
+    (repository / "refs").mkdir(parents=True)
+    for step in steps:
+        commit = f"{step:040x}"
+        model.transformer.ln_f.bias.data.fill_(step)
+        model.save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs" / f"step{step}").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    scores = {"bias": lambda model: model.ln_final.bias.detach()}
+    said: list[str] = []
+    curve, = follow(tmp_path / "forms", {s: ("acme/tiny", f"step{s}") for s in steps}, scores, log=said.append)
+    assert curve.values.tolist() == curve.steps.tolist() == list(steps) and said[-1] == "step 8: bias 8.000"
+    with pytest.raises(ModelError, match="^revision 'step16' of acme/tiny is not in the local cache, which has step0, "
+                                         "step1, step2, step4, step8, and .* hf download acme/tiny --revision step16$"):
+        follow(tmp_path / "forms", {16: ("acme/tiny", "step16")}, scores)
+    with pytest.raises(ModelError, match="revision 'main' of acme/tiny is not"):
+        load_model("acme/tiny")
