@@ -53,7 +53,8 @@ def study(size: int | None = None, model: str = "othello-6x6", d_vocab: int | No
                           groups="openings")],
         changes=[Change("flip", "a disc changes its colour", partial(_flipped, size), {"last move": [Part(
             "board", -1, *(partial(codes, targets=[square_name(s, size) for s in range(size**2)], column=column)
-                           for column in ("was", "becomes")))]}, n=240, quick=120, groups="openings")])
+                           for column in ("was", "becomes")))]},
+                        by="log_odds", n=240, quick=120, groups="openings")])
 
 
 def _flipped(size: int, n: int, seed: int) -> Counterfactuals:
