@@ -63,19 +63,24 @@ def reproduce(out: str | Path, *, seed: int = 0, quick: bool = False, log: Calla
         seed: Of the rows and their random orders.
         quick: One part of at most 300 rows for three of up to 1,000.
     """
+    from . import _universality_units as units
     from ._universality_report import checks, section
 
     folder = open_run(out, {"experiments": "universality", "seed": seed, "quick": quick}, log=log)
-    known = families()
+    known, parts = families(), QUICK_PARTS if quick else PARTS
     table = pd.concat([
         folder.stage(f"{file_name(family)}-{part}", partial(measure, family, known, part, rows_of(family, quick), seed))
-        for family in known for part in range(QUICK_PARTS if quick else PARTS)], ignore_index=True)
+        for family in known for part in range(parts)], ignore_index=True)
+    shared = pd.concat([
+        folder.stage(f"{file_name(family)}-units", partial(units.measure, family, parts * rows_of(family, quick), seed))
+        for family in known], ignore_index=True)
     found = [{"id": i, **check} for i, check in enumerate(checks(table), 1)]
     path = folder.path / "checks.json"
     write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
     about = folder.environment()
     write_report(folder.path / "report.html", title="Do networks from other seeds share their states?",
-                 summary=[" ".join(__doc__.split("\n\n")[1].split())], checks=found, sections=[section(table)],
+                 summary=[" ".join(__doc__.split("\n\n")[1].split())], checks=found,
+                 sections=[section(table), units.section(shared)],
                  run={"command": shlex.join(about.pop("command")), "configuration": dict(folder.config), **about})
     return path
 
@@ -88,7 +93,7 @@ def plan(*, seed: int = 0, quick: bool = False) -> str:
     return "\n".join([f"{len(known)} families of reference models, {pairs} pairs, {len(METRICS) + 3} metrics, "
                       f"each with {N_NULL} random orders of the rows",
                       f"{QUICK_PARTS if quick else PARTS} disjoint parts of so many rows: {rows}; seed {seed}",
-                      "memory: about 1.5 GB", f"time: roughly {2 if quick else 12} minutes on one core"])
+                      "memory: about 1.5 GB", f"time: roughly {3 if quick else 14} minutes on one core"])
 
 
 def rows_of(family: Family, quick: bool) -> int:

@@ -11,6 +11,7 @@ from tasks.space_time._families import questions
 from tasks.truthfulness._families import statements
 from worldprobe import _cli
 from worldprobe import _universality as universality
+from worldprobe import _universality_units as units
 from worldprobe._universality import METRICS, in_other_words, measure, pairs_of, states
 from worldprobe._universality_report import NAMES, answers, by_pair, checks, more_alike, section
 
@@ -84,6 +85,19 @@ def test_checks_and_words_follow_from_the_rows(table):
     assert more_alike(by_pair(better))["untrained"].all()
     worse = table.assign(value=np.where(table["b"] == "decoy-1", -1.0, table["value"]))
     assert not any(check["pass"] for check in checks(worse)[1:])
+
+
+def test_units_of_a_network_need_themselves_alone_and_those_of_an_untrained_one_have_no_partner():
+    family = Family("decoy", "decoy", ("decoy",), (), prompts, "end")
+    acts = states("decoy", prompts(60, 0))
+    own = units.compared(acts, acts)
+    assert own["needed"] == 1 == own["shared"] and own["one_r2"] == pytest.approx(1) == own["r2"]
+    assert own["groups"] > 0.5 * own["clusters"] > 1
+    found = units.measure(family, 60)
+    assert list(found["kind"]) == ["untrained"] and found["b"][0] == "decoy~0"
+    assert found["one_r2"][0] < 0.9 and found["needed"][0] >= 1
+    shown = units.section(found).tables[0].shown
+    assert len(shown) == 1 and shown["from few"][0].endswith(f"({found['needed'][0]:.0f})")
 
 
 def test_the_command_line_knows_it(capsys):
