@@ -50,8 +50,8 @@ def section(table: pd.DataFrame) -> Section:
               "predicted": f"{100 * row.shared:.0f} %", "groups": f"{row.groups} of {row.clusters}"}
              for row in table.itertuples()]
     caption = ("NAME~K is untrained, with random weights of seed K. Medians over the units of the first network that "
-               "vary; in brackets: from how many units. Predicted: the share of them whose R² is above 95 % of what rows "
-               "in random order give. Groups: clusters of units of both that are more coherent than their like after a "
-               "random rotation of the second, of all clusters.")
+               "vary; in brackets: from how many units. Predicted: the share of them whose R² is above 95 % of what "
+               "rows in random order give. Groups: clusters of units of both that are more coherent than their like "
+               "after a random rotation of the second, of all clusters.")
     return Section("Which units are shared?", " ".join(__doc__.split("\n\n")[1].split()), tables=[
         Table("Units of an MLP, one to one, few to one, and in groups", pd.DataFrame(lines), caption, table)])
