@@ -31,6 +31,7 @@ from ._sampling import Sampling
 
 Edits = Mapping[Site, Edit]
 Acts = dict[Site, Float[Tensor, "case d_model"]]
+SCORED = 2**20  # logits scored at once, of which a score makes copies; those of one arm are never taken apart
 
 
 @dataclass
@@ -156,17 +157,19 @@ class LastToken:
     def measure(
         self, arms: Sequence[Edits], score: Callable[[Tensor, Tensor], Tensor]
     ) -> Float[Tensor, "arm case number"]:
-        """`score(logits (batch, d_vocab), places (batch,)) -> (batch, number)` of every arm, without ever holding the
-        logits of more than one batch. `places` point into the cases of this object (not into `rows`)."""
+        """`score(logits (row, d_vocab), places (row,)) -> (row, number)` of every arm, without ever holding the logits
+        of more than one batch. A row is a case under an arm; `places` point into the cases of this object (not into
+        `rows`), and come again for every arm that is scored in the same call."""
         out: Tensor | None = None
 
         def take(which, batch, logits, acts):
             nonlocal out
-            for arm, each in zip(which, logits, strict=True):
-                numbers = score(each, batch.places)
+            together = max(1, SCORED // logits[0].numel())
+            for some, each in zip(torch.tensor(which).split(together), logits.split(together), strict=True):
+                numbers = score(each.flatten(0, 1), batch.places.repeat(len(some)))
                 if out is None:
                     out = torch.empty(len(arms), len(self), numbers.shape[-1], dtype=numbers.dtype)
-                out[arm, batch.places] = numbers.cpu()
+                out[some[:, None], batch.places] = numbers.cpu().unflatten(0, (len(some), -1))
 
         self._run(arms, take)
         return torch.empty(0, len(self), 0) if out is None else out

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interventions import LastToken, compose, hook, move_to, steer
+from interventions import LastToken, _last_token, compose, hook, move_to, steer
 from probing._sites import Site
 
 SITES = [Site("resid_pre", 0), Site("resid_post", 0), Site("attn_out", 1), Site("mlp_out", 1), Site("resid_pre", 2),
@@ -88,6 +88,16 @@ def test_blocks_below_the_first_edit_run_once(gpt2, cases, random):
     for handle in handles:
         handle.remove()
     assert ran == [12, 12, 12 + 2 * 120]
+
+
+def test_arms_scored_together_have_the_numbers_of_arms_scored_alone(gpt2, cases, random, monkeypatch):
+    def score(logits, places):
+        return torch.stack([logits.log_softmax(-1)[:, 3], logits.sum(-1) + places], dim=-1)
+
+    run, arms = LastToken.of(gpt2, cases), [{}, *({site: steer(random(12, 24))} for site in SITES)]
+    together = run.measure(arms, score)
+    monkeypatch.setattr(_last_token, "SCORED", 1)
+    assert torch.equal(together, run.measure(arms, score)) and together.shape == (7, 12, 2)
 
 
 def test_identity_edit_leaves_logits_bit_equal(model, cases):
