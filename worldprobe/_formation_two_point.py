@@ -20,6 +20,7 @@ from ._ink import MARKERS, MUTED, SERIES, Plot, name_lines, plot
 from ._report import Exhibit, Section, Table
 
 RATES = {0.8: 0.02, 1.0: 0.01, 1.4: 0.01 / 1.4**6, 2.0: 0.01 / 2.0**6}  # gain -> learning rate
+WIDTHS = (1, 100, 100, 100, 100, 1)
 DX2, DY2, LAYER, SMALL = 1.0, 0.5, 3, 1e-7
 N_RECORDS = 120  # per fit
 CARD = {0.8: ((0.07, 0.09), (0.45, 0.63)), 1.0: ((0.27, 0.35), (0.57, 0.76)), 1.4: ((2.1, 2.6), (2.0, 2.4)),
@@ -31,8 +32,18 @@ ENDS = [(0.01, 0.005, 2.0, 0.394198), (1.0, 0.1, 1.0, 1.288153), (0.3, 0.05, 2.0
 def measure(seeds: Sequence[int], most_steps: int = 20000, every: int = 5) -> dict[str, pd.DataFrame]:
     """`records`: step, loss and (h, y, w) of every net and layer; `fits`: one row per net and fitted layer."""
     about: list[dict] = [dict(gain=gain, seed=seed) for gain in RATES for seed in seeds]
-    nets = Stack([_xavier(a["gain"], a["seed"]) for a in about])
-    rate = torch.tensor([RATES[a["gain"]] for a in about])
+    nets = Stack([xavier(WIDTHS, nn.LeakyReLU, a["gain"], a["seed"]) for a in about])
+    table = recorded(nets, [RATES[a["gain"]] for a in about], about, most_steps, every)
+    return {"records": table, "fits": pd.DataFrame([
+        dict(gain=gain, seed=seed, layer=layer) | fitted(rows) for (gain, seed, layer), rows
+        in table.groupby(["gain", "seed", "layer"], sort=False)
+        if layer == LAYER or (gain, seed) == (min(RATES), min(seeds))])}
+
+
+def recorded(nets: Stack, rates: Sequence[float], about: list[dict], most_steps: int, every: int) -> pd.DataFrame:
+    """step, loss and (h, y, w) of every net and layer, up to where its loss is small; `about` has the columns that tell
+    nets apart."""
+    rate = torch.tensor(rates)
     x = torch.tensor([[0.0], [DX2**0.5]]).expand(len(about), -1, -1)
     y = torch.tensor([[0.0], [DY2**0.5]]).expand(len(about), -1, -1)
     kept = []
@@ -44,10 +55,7 @@ def measure(seeds: Sequence[int], most_steps: int = 20000, every: int = 5) -> di
             if float(loss.detach().max()) < SMALL:
                 break
         nets.sgd(loss, rate)
-    table = _table(kept, about)
-    return {"records": table, "fits": pd.DataFrame([_fit(rows, gain, seed, layer) for (gain, seed, layer), rows
-                                                    in table.groupby(["gain", "seed", "layer"], sort=False)
-                                                    if layer == LAYER or (gain, seed) == (min(RATES), min(seeds))])}
+    return _table(kept, about)
 
 
 def checks(measured: dict[str, pd.DataFrame]) -> list[dict]:
@@ -95,8 +103,8 @@ def section(measured: dict[str, pd.DataFrame]) -> Section:
               "First seed. Mean squared error as a share of the variance of each curve, and of their mean.", fits)])
 
 
-def _xavier(gain: float, seed: int) -> nn.Sequential:
-    net = mlp((1, 100, 100, 100, 100, 1), nn.LeakyReLU, seed)
+def xavier(widths: Sequence[int], activation: type[nn.Module], gain: float, seed: int) -> nn.Sequential:
+    net = mlp(widths, activation, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for m in net:
@@ -132,12 +140,13 @@ def _table(kept: list[np.ndarray], about: list[dict]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _fit(rows: pd.DataFrame, gain: float, seed: int, layer: int) -> dict:
+def fitted(rows: pd.DataFrame) -> dict:
+    """Of the records of one net and layer: the fitted rates, their errors, and h as it was and as theory ends it."""
     some = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, N_RECORDS).round().astype(int))]
     found = fit_two_point(some["step"].to_numpy(), some[["h", "y", "w"]].to_numpy(), DX2, DY2)
     first, last = rows.iloc[0], rows.iloc[-1]
-    return dict(gain=gain, seed=seed, layer=layer, h_start=first["h"], h_end=last["h"], loss=last["loss"],
-                steps=last["step"], h_theory=end_distance(first["h"], first["y"], DX2, DY2, found.eta_h, found.eta_y),
+    return dict(h_start=first["h"], h_end=last["h"], loss=last["loss"], steps=last["step"],
+                h_theory=end_distance(first["h"], first["y"], DX2, DY2, found.eta_h, found.eta_y),
                 error=found.error, **found._asdict())
 
 

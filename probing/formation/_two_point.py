@@ -19,6 +19,7 @@ Source: van Rossem & Saxe, arXiv:2402.09142, and the simulation in their code. T
 ours.
 """
 
+import itertools
 import warnings
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ State = Float[ndarray, "time 3"]  # h, y, w
 _SCALES = np.logspace(-4, 5, 46)  # of the whole of training, in units of 1 / (eta_h dx2)
 _RATIOS = (0.1, 0.5, 1.0, 2.0, 10.0)
 _TINY = 1e-12
+_MOST = 20_000  # evaluations of the dynamics; a training takes hundreds
 
 
 class TwoPointFit(NamedTuple):
@@ -98,7 +100,7 @@ def fit_two_point(times: Float[ndarray, " time"], recorded: State, dx2: float, d
     Args:
         recorded: h, y and w of one layer at ascending `times` (steps, epochs).
     Raises:
-        ValueError: Fewer than 5 times, an h of 0, or a curve that never moves.
+        ValueError: Fewer than 5 times, an h of 0, a curve that never moves, or dynamics that no solver can follow.
     """
     h, y, _ = recorded.T
     _check(float(h.min()), 1.0, 1.0, times)
@@ -146,7 +148,12 @@ def _scan(start: tuple, k: float, dy2: float, since: ndarray, recorded: State, s
 
 def _solve(start: tuple, k: float, dy2: float, end: float, tolerance: float):
     """s -> (h, y, w) in the time s = eta_h dx2 t, in which the dynamics have one parameter."""
+    asked, told = itertools.count(), ", ".join(f"{value:.3g}" for value in start)
+
     def slope(_, state):
+        if next(asked) > _MOST:
+            raise ValueError(f"the dynamics from (h, y, w) = ({told}) cannot be followed: {_MOST:,} steps and no end; "
+                             "h may be too small to say anything")
         h, y, w = state
         return (-w, -w * (k * h + y / h), -k / 2 * (3 * w - y + dy2) * h - (y + w) * w / (2 * h))
 
@@ -155,7 +162,7 @@ def _solve(start: tuple, k: float, dy2: float, end: float, tolerance: float):
         found = solve_ivp(slope, (0, max(end, _TINY)), start, "LSODA", dense_output=True, rtol=tolerance,
                           atol=tolerance * 1e-3 * max(start[0], dy2))
     if not found.success or not np.isfinite(found.y).all():
-        raise ValueError(f"the dynamics from (h, y, w) = {start} cannot be followed: {found.message}")
+        raise ValueError(f"the dynamics from (h, y, w) = ({told}) cannot be followed: {found.message}")
     return found.sol
 
 

@@ -72,3 +72,8 @@ def test_what_cannot_be_followed_is_refused():
         fit_two_point(times[:4], still[:4], 1.0, 1.0)
     with pytest.raises(ValueError, match="ascend"):
         two_point(times[::-1], (1.0, 1.0, 0.0), 1.0, 1.0, 1.0, 1.0)
+
+
+def test_dynamics_that_no_solver_can_follow_end_in_an_error():
+    with pytest.raises(ValueError, match=r"from \(h, y, w\) = \(1.05e-10, 2.76e-11, 3.71e-06\) cannot be followed"):
+        two_point(np.linspace(0, 4e4, 20), (1.05e-10, 2.76e-11, 3.71e-6), 1.0, 0.5, 1.0, 2.5e9)
