@@ -35,6 +35,7 @@ from tasks import decoy, othello
 MODEL = os.environ.get("WORLDPROBE_NOTEBOOK_MODEL", "othello")  # "othello-6x6" is the small one
 GAMES = int(os.environ.get("WORLDPROBE_NOTEBOOK_GAMES", 300))
 CASES = int(os.environ.get("WORLDPROBE_NOTEBOOK_CASES", 500))
+STEPS = int(os.environ.get("WORLDPROBE_NOTEBOOK_STEPS", 80))
 
 model = probing.load_model("decoy")
 prompts = tasks.load("decoy", n=2000)
@@ -167,7 +168,7 @@ answers.assign(control=answers["control"].fillna("erased")).pivot(index="control
 pairs = interventions.interchange_pairs(cases)
 report = interventions.readout_mediator(model, pairs, SITE, {
     "logistic.read": logistic.read, "mass_mean.write": probes["end"].write,
-    "planted": probing.Subspace.spanned_by(decoy.planted("decoy")["end"][None])}, n_refits=2, steps=80)
+    "planted": probing.Subspace.spanned_by(decoy.planted("decoy")["end"][None])}, n_refits=2, steps=STEPS)
 print(interventions.verdict(report))
 worldprobe.readout_mediator_plot(report)
 
@@ -177,7 +178,7 @@ worldprobe.readout_mediator_plot(report)
 # %%
 claim = replace(decoy.cases("mark", CASES), right_after=cases.right_after)
 report = interventions.readout_mediator(model, interventions.interchange_pairs(claim), SITE, {
-    "mass_mean.write": probes["mark"].write}, n_refits=2, steps=80)
+    "mass_mean.write": probes["mark"].write}, n_refits=2, steps=STEPS)
 print(interventions.verdict(report))
 
 # %% [markdown]

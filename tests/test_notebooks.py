@@ -15,6 +15,7 @@ def test_notebook_runs(path, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLDPROBE_NOTEBOOK_MODEL", "othello-6x6")
     monkeypatch.setenv("WORLDPROBE_NOTEBOOK_GAMES", "60")
     monkeypatch.setenv("WORLDPROBE_NOTEBOOK_CASES", "60")
+    monkeypatch.setenv("WORLDPROBE_NOTEBOOK_STEPS", "10")
     runpy.run_path(str(path), run_name="__main__")
 
 
