@@ -136,7 +136,7 @@ def used_section(readings: Sequence[Reading], explained: Mapping[int, pd.DataFra
     return Section("What explains, what can be read, what is used", text, exhibits, [
         Table("Explained, readable, used", _shown(both, table, max(explained)), _CAPTION.format(
             n=int(both["examples"].max()), metric=" / ".join(map(metric_name, both["metric"].dropna().unique()))),
-            both, prose=("where",)),
+            both),
         Table("Share of variance explained, checkpoint by checkpoint", _by_step(explained, sites),
               "At the site of the final probe, mean over targets.",
               pd.concat([rows.assign(step=step) for step, rows in explained.items()], ignore_index=True))])
@@ -182,8 +182,8 @@ def edit_sites(sites: Sites, used: pd.DataFrame) -> dict[str, list[Site]]:
 def said(row: pd.Series) -> str:
     """A sentence about one label and one change of it."""
     start, end = (number(row[f"explains_{which}"]) for which in ("start", "end"))
-    start = "(states are all equal)" if start == "–" else start
-    text = f"{row['name']} explains {start} of the variance at step 0 and {end} at the end, at {row['site']}"
+    text = (f"{row['name']} explains {end} of the variance of states at the end, at {row['site']}, "
+            + ("where they are all equal at step 0" if start == "–" else f"and {start} at step 0"))
     if pd.isna(row["value"]):
         return f"{text}; what it is used for is not measured: {row['why']}."
     beyond = "beyond" if abs(row["value"] - row["null"]) > _band(row).max() else "not beyond"
