@@ -15,13 +15,14 @@ os.environ["WANDB_MODE"] = "disabled"  # transformer-lens brings wandb
 
 import jaxtyping
 import pytest
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from hypothesis import settings
 
 settings.register_profile("worldprobe", deadline=None, derandomize=True)
 settings.load_profile("worldprobe")
 
 _jaxtyped = jaxtyping.jaxtyped
+_typed = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def _has_array(hint: object) -> bool:
@@ -39,14 +40,14 @@ def _checked(fn):
             fn.__init__ = _checked(fn.__init__)
         return fn
     if not inspect.isfunction(fn) or inspect.isgeneratorfunction(fn):
-        return _jaxtyped(fn, typechecker=beartype)
+        return _jaxtyped(fn, typechecker=_typed)
     if not fn.__annotations__:
         return fn
     try:
         hints = typing.get_type_hints(fn, include_extras=True)
     except Exception:  # it names what is not there yet, and jaxtyping knows what to make of it
-        return _jaxtyped(fn, typechecker=beartype)
-    return _jaxtyped(beartype(fn), typechecker=None) if _has_array(list(hints.values())) else beartype(fn)
+        return _jaxtyped(fn, typechecker=_typed)
+    return _jaxtyped(_typed(fn), typechecker=None) if _has_array(list(hints.values())) else _typed(fn)
 
 
 # The option --jaxtyping-packages puts this decorator on every function of ours.

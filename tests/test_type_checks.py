@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError, install_import_hook
 
 MODULE = '''
@@ -87,7 +86,7 @@ def test_what_agrees_passes(module):
     lambda m: m.Pair.of(1.0), lambda m: m.Pair.size(1),
 ], ids=range(18))
 def test_what_disagrees_is_refused(module, call):
-    with pytest.raises((TypeCheckError, BeartypeCallHintViolation)):
+    with pytest.raises(TypeCheckError):
         call(module)
 
 
@@ -97,5 +96,5 @@ def test_the_code_that_is_tested_is_checked():
     from tasks._files import write_whole
 
     for wrong in (lambda: kl(X, X.T), lambda: Site("resid_post", "3"), lambda: write_whole("not a path", "x")):
-        with pytest.raises((TypeCheckError, BeartypeCallHintViolation)):
+        with pytest.raises(TypeCheckError):
             wrong()
