@@ -2,7 +2,8 @@
 
 Where training has come to rest, G_out + O(decay) ~ decay² H_out ~ decay² W W', so alignment should grow with weight
 decay, and the gradients beside the states with its square. Nets are trained without decay and with six strengths of it,
-side by side on the same batches. Of the side of inputs the equation says nothing; it is shown beside.
+side by side on the same batches. Of the side of inputs the equation says nothing; it is shown beside. That only outputs
+are judged was decided after a first sweep had been seen; judged over all six, the prediction fails on in-GWA.
 
 Whether an alignment grows is asked by Page's test of a trend (seeds in rows, decays in order), which is exact, with
 Holm's correction over the six.

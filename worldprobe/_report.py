@@ -169,18 +169,18 @@ def _checks(checks: pd.DataFrame | Sequence[Mapping] | None) -> list[dict]:
         else:
             ours = _cell(given[0])
         found.append({k: _cell(check.get(k)) for k in ("id", "what", "paper", "pass_mark")}
-                     | {"ours": ours, "passed": bool(check.get("pass")), "whole": check.get("id") != "",
+                     | {"ours": ours, "passed": bool(check.get("pass")), "whole": not check.get("of"),
                         "judged": check.get("pass_mark") != "none"})
     return found
 
 
 def _with_parts(checks: Iterable[Mapping]) -> Iterator[Mapping]:
-    """Every check, then its parts without a number."""
+    """Every check, then its parts, numbered within it."""
     for check in checks:
         yield check
         parts = check.get("parts")
-        for part in parts if isinstance(parts, list) else ():
-            yield {"id": "", **part}
+        for i, part in enumerate(parts if isinstance(parts, list) else (), 1):
+            yield {**part, "id": f"{check.get('id')}.{i}", "of": True}
 
 
 def _paragraphs(text: str | Sequence[str]) -> list[str]:

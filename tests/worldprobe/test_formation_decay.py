@@ -34,11 +34,11 @@ def test_a_trend_is_found_with_its_direction_and_noise_is_none():
     assert found.loc["out", "rho"].to_numpy() == pytest.approx(1) and (found.loc["out", "p_holm"] < 1e-4).all()
     assert (found.loc["in", "p_holm"] > 0.05).all() and (found["ci_low"] <= found["rho"]).all()
     check, = decay.checks({"alignments": table, "powers": powers(2)})
-    assert check["pass"] and check["ours"] == 3 and len(check["parts"]) == 7
+    assert check["pass"] and check["ours"] == "3 of 3" and len(check["parts"]) == 7
     assert check["parts"][-1]["ours"] == pytest.approx(2) == check["parts"][-1]["ci_low"]
     falls = planted(lambda side, d, noise: 0.3 - 30 * d + 1e-4 * noise)
     failed, = decay.checks({"alignments": falls, "powers": powers(1)})
-    assert not failed["pass"] and failed["ours"] == 0 and failed["parts"][0]["ours"] == pytest.approx(-1)
+    assert not failed["pass"] and failed["ours"] == "0 of 3" and failed["parts"][0]["ours"] == pytest.approx(-1)
     assert decay.checks({"alignments": planted(lambda *_: 0.1, last=2000), "powers": powers(2)}) == []
 
 
