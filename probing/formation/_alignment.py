@@ -12,6 +12,7 @@ verify which is which.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,9 +33,25 @@ N_BOOT = 500
 
 def alpha(A: Float[Tensor, "d d"], B: Float[Tensor, "d d"]) -> float:
     """Pearson's correlation of the entries of two matrices, in [-1, 1]; NaN where one of them is constant."""
-    a, b = (M.double().flatten() - M.double().mean() for M in (A, B))
-    size = float(a.norm() * b.norm())
-    return float(a @ b) / size if size else np.nan
+    return _correlation(_flat(A), _flat(B))
+
+
+class _Flat(NamedTuple):
+    entries: Float[Tensor, " entry"]
+    mean: float
+    length: float  # of the entries about their mean; 0 where they are equal up to rounding
+
+
+def _flat(M: Float[Tensor, "d d"]) -> _Flat:
+    entries = M.double().flatten()
+    mean, square = float(entries.mean()), float(entries @ entries)
+    about = square - len(entries) * mean**2
+    return _Flat(entries, mean, about**0.5 if about > 1e-12 * square else 0.0)
+
+
+def _correlation(a: _Flat, b: _Flat) -> float:
+    size = a.length * b.length
+    return (float(a.entries @ b.entries) - len(a.entries) * a.mean * b.mean) / size if size else np.nan
 
 
 def alignments(moments: Mapping[str, LayerMoments], n_null: int = N_NULL, seed: int = 0) -> pd.DataFrame:
@@ -49,12 +66,13 @@ def alignments(moments: Mapping[str, LayerMoments], n_null: int = N_NULL, seed: 
         for side in SIDES:
             three = {kind: getattr(layer, f"{kind}_{side}") for kind in "HGZ"}
             rotations = _rotations(len(three["Z"]), n_null, seed)
-            turned = {kind: [Q @ three[kind] @ Q.T for Q in rotations] for kind in "HG"}
+            flat = {kind: _flat(M) for kind, M in three.items()}
+            turned = {kind: [_flat(Q @ three[kind] @ Q.T) for Q in rotations] for kind in "HG"}
             for relation, (a, b) in RELATIONS.items():
-                null = [alpha(A, three[b]) for A in turned[a]]
+                null = [_correlation(A, flat[b]) for A in turned[a]]
                 mean, low, high = (np.mean(null), *np.percentile(null, [5, 95])) if null else (np.nan,) * 3
-                rows.append(dict(layer=name, relation=relation, side=side, value=alpha(three[a], three[b]), null=mean,
-                                 null_low=low, null_high=high, n=layer.n))
+                rows.append(dict(layer=name, relation=relation, side=side, value=_correlation(flat[a], flat[b]),
+                                 null=mean, null_low=low, null_high=high, n=layer.n))
     return pd.DataFrame(rows)
 
 
