@@ -73,12 +73,6 @@ def neighbours(nodes: int = NODES) -> Float[ndarray, "node node"]:
     return line + line.T
 
 
-def distances(nodes: int = NODES) -> Int[ndarray, "node node"]:
-    """Steps from node to node."""
-    apart = np.abs(np.subtract.outer(np.arange(nodes), np.arange(nodes)))
-    return np.minimum(apart, nodes - apart)
-
-
 def next_words(made: Walks) -> Float[ndarray, "walk pos word"]:
     """Chances of the next word at every position, for one who knows the ring."""
     n_words = made.ring.shape[1]

@@ -20,9 +20,9 @@ def test_walks_step_as_often_as_their_table_says():
     assert (world.walks(400, 60, 1).words == made.words).all() and (world.walks(400, 60, 2).words != made.words).any()
 
 
-def test_distances_count_steps():
-    assert (world.distances(10) == 1).sum() == 20 == world.neighbours(10).sum()
-    assert world.distances(10).max() == 5 and world.distances(7)[0].tolist() == [0, 1, 2, 3, 3, 2, 1]
+def test_every_node_is_next_to_two_and_the_last_to_the_first():
+    near = world.neighbours(7)
+    assert (near == near.T).all() and (near.sum(0) == 2).all() and near[6, 0] == near[2, 3] == 1
 
 
 def test_chances_of_the_next_word_are_those_of_the_next_node():
